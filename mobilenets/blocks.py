@@ -1,0 +1,177 @@
+"""The building blocks of the two networks: V1's depthwise-separable, V2's inverted residual."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from mobilenets.layers import MOMENTUM, ConvBatchNorm
+
+__all__ = ["DepthwiseSeparable", "InvertedResidual"]
+
+
+class _Block(keras.layers.Layer):
+    """Convolutions in a row. A subclass lists them and names their outputs."""
+
+    def __init__(self, filters: int, strides: int = 1, scope: str | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.strides = strides
+        self.scope = scope
+        self.convolutions: list[ConvBatchNorm] = []
+
+    @abstractmethod
+    def _plan(self, channels: int) -> list[ConvBatchNorm]:
+        """The convolutions for so many input channels."""
+
+    @abstractmethod
+    def _endpoint(self, convolution: ConvBatchNorm) -> str:
+        """What the output of a convolution is called among the endpoints."""
+
+    def _join(self, inputs: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        return outputs
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.convolutions = self._plan(input_shape[-1])
+        shape = tuple(input_shape)
+        for convolution in self.convolutions:
+            convolution.build(shape)
+            shape = convolution.compute_output_shape(shape)
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool = False,
+        batch_norm_momentum: float | tf.Tensor = MOMENTUM,
+        return_endpoints: bool = False,
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
+        """Runs the block.
+
+        Args:
+          inputs: `[batch, height, width, channels]`.
+          training: Whether batch norms use the batch's statistics and move the moving ones.
+          batch_norm_momentum: In [0, 1]: the share of the moving statistics that stays.
+          return_endpoints: Whether to return every named activation.
+
+        Returns:
+          `[batch, ceil(height / strides), ceil(width / strides), filters]`, or with
+          `return_endpoints` a dict of activations by name, in order; the last is the output.
+        """
+        endpoints = {}
+        outputs = inputs
+        for convolution in self.convolutions:
+            outputs = convolution(
+                outputs, training=training, batch_norm_momentum=batch_norm_momentum
+            )
+            if convolution is self.convolutions[-1]:
+                outputs = self._join(inputs, outputs)
+            endpoints[self._endpoint(convolution)] = outputs
+        return endpoints if return_endpoints else outputs
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        batch, height, width, _ = input_shape
+        height, width = (size and -(-size // self.strides) for size in (height, width))
+        return (batch, height, width, self.filters)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "strides": self.strides,
+            "scope": self.scope,
+        }
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class DepthwiseSeparable(_Block):
+    """MobileNet V1's block: 3x3 depthwise, then 1x1 pointwise convolution.
+
+    Each is followed by batch norm and ReLU6 (paper V1, section 3.1 and figure 3; Slim's
+    `mobilenet_v1.DepthSepConv`). Endpoints: `<name>_depthwise` and `<name>_pointwise`.
+
+    Args:
+      filters: Output channels.
+      strides: Step of the depthwise convolution, in pixels.
+      scope: Prefix of the variables' names (`MobilenetV1/Conv2d_1` gives
+        `MobilenetV1/Conv2d_1_depthwise/depthwise_weights`); None takes the Keras path.
+    """
+
+    def _plan(self, channels: int) -> list[ConvBatchNorm]:
+        scope = self.scope and f"{self.scope}_"
+        return [
+            ConvBatchNorm(
+                None,
+                3,
+                self.strides,
+                name="depthwise",
+                scope=scope and f"{scope}depthwise",
+                dtype=self.dtype_policy,
+            ),
+            ConvBatchNorm(
+                self.filters,
+                name="pointwise",
+                scope=scope and f"{scope}pointwise",
+                dtype=self.dtype_policy,
+            ),
+        ]
+
+    def _endpoint(self, convolution: ConvBatchNorm) -> str:
+        return f"{self.name}_{convolution.name}"
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class InvertedResidual(_Block):
+    """MobileNet V2's block: 1x1 expansion, 3x3 depthwise, linear 1x1 projection.
+
+    Expansion and depthwise are followed by batch norm and ReLU6, the projection by batch norm
+    alone; where strides are 1 and input and output are equally wide, the input is added (paper
+    V2, section 3.3 and figure 4d; Slim's `conv_blocks.expanded_conv`). Endpoints:
+    `expansion_output` (unless the expansion is 1), `depthwise_output`, `output`.
+
+    Args:
+      filters: Output channels.
+      strides: Step of the depthwise convolution, in pixels.
+      expansion: Factor from input channels to expanded ones; 1 builds no expansion.
+      scope: Scope of the variables' names, e.g. `MobilenetV2/expanded_conv_1`; None takes the
+        Keras path.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        strides: int = 1,
+        expansion: int = 6,
+        scope: str | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(filters, strides, scope, **kwargs)
+        self.expansion = expansion
+
+    def _plan(self, channels: int) -> list[ConvBatchNorm]:
+        def convolution(name: str, filters: int | None, *args, **kwargs) -> ConvBatchNorm:
+            scope = self.scope and f"{self.scope}/{name}"
+            return ConvBatchNorm(
+                filters, *args, name=name, scope=scope, dtype=self.dtype_policy, **kwargs
+            )
+
+        expanded = channels * self.expansion
+        return [
+            *([convolution("expand", expanded)] if self.expansion != 1 else []),
+            convolution("depthwise", None, 3, self.strides),
+            convolution("project", self.filters, activation=False),
+        ]
+
+    def _endpoint(self, convolution: ConvBatchNorm) -> str:
+        return {"expand": "expansion_output", "depthwise": "depthwise_output", "project": "output"}[
+            convolution.name
+        ]
+
+    def _join(self, inputs: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        fits = self.strides == 1 and inputs.shape[-1] == self.filters
+        return inputs + outputs if fits else outputs
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "expansion": self.expansion}

@@ -1,0 +1,183 @@
+"""A convolution and its batch norm as one layer.
+
+In inference the batch norm is folded into the convolution inside the graph, from the live
+variables: one convolution and one addition remain, and the weights stay trainable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+__all__ = ["BatchNorm", "ConvBatchNorm"]
+
+# Slim's mobilenet_v1_arg_scope and mobilenet_v2.training_scope: weight decay 4e-5 on
+# tf.nn.l2_loss, which is half the sum of squares.
+L2 = 4e-5 / 2
+WEIGHTS_STDDEV = 0.09
+EPSILON = 1e-3
+MOMENTUM = 0.99
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class BatchNorm(keras.layers.Layer):
+    """Batch norm's variables, under Slim's names, and the two ways to apply them.
+
+    Unlike `keras.layers.BatchNormalization`, the moving variance follows the Bessel-corrected
+    batch variance, as `tf.compat.v1.nn.fused_batch_norm` returns it and Slim records it.
+    """
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        channels = (input_shape[-1],)
+        self.gamma = self._vector("gamma", channels, "ones", trainable=True)
+        self.beta = self._vector("beta", channels, "zeros", trainable=True)
+        self.moving_mean = self._vector("moving_mean", channels, "zeros", trainable=False)
+        self.moving_variance = self._vector("moving_variance", channels, "ones", trainable=False)
+
+    def _vector(
+        self, name: str, shape: tuple[int | None], initializer: str, trainable: bool
+    ) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            trainable=trainable,
+            autocast=False,
+            aggregation="none" if trainable else "mean",
+        )
+
+    def call(self, inputs: tf.Tensor, momentum: float | tf.Tensor = MOMENTUM) -> tf.Tensor:
+        """Normalizes with the batch's statistics and moves the moving ones towards them.
+
+        Args:
+          inputs: `[batch, height, width, channels]`, float32 or a reduced precision.
+          momentum: In [0, 1]: the share of the moving statistics that stays.
+        """
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma.value, self.beta.value, epsilon=EPSILON, is_training=True
+        )
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(batch + momentum * (moving.value - batch))
+        return outputs
+
+    def fold(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the moving statistics make of a convolution: `scale * convolution + offset`.
+
+        Returns:
+          `scale` and `offset`, each `[channels]` float32.
+        """
+        scale = self.gamma.value * tf.math.rsqrt(self.moving_variance.value + EPSILON)
+        return scale, self.beta.value - scale * self.moving_mean.value
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class ConvBatchNorm(keras.layers.Layer):
+    """A convolution without bias, batch norm and, if asked for, ReLU6; `SAME` padding.
+
+    Input `[batch, height, width, channels]`, output
+    `[batch, ceil(height / strides), ceil(width / strides), filters]`, in the layer's compute
+    dtype; all variables and the folding are float32.
+
+    Args:
+      filters: Output channels; None for a depthwise convolution, which keeps its input's.
+      kernel_size: Height and width of the kernel, in pixels.
+      strides: Step in both directions, in pixels.
+      activation: Whether ReLU6 follows.
+      scope: Name scope of the TensorFlow variables, e.g. `"MobilenetV1/Conv2d_0"`; None takes
+        the Keras path.
+    """
+
+    def __init__(
+        self,
+        filters: int | None,
+        kernel_size: int = 1,
+        strides: int = 1,
+        activation: bool = True,
+        scope: str | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.activation = activation
+        self.scope = scope
+        self.batch_norm = BatchNorm(name="BatchNorm")
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is filtered by itself."""
+        return self.filters is None
+
+    @property
+    def slim_variables(self) -> dict[str, keras.Variable]:
+        """The variables by name, in the order in which Slim creates them."""
+        norm = self.batch_norm
+        variables = [self.kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance]
+        scope = self.scope or self.path
+        return {scope + variable.path.removeprefix(self.path): variable for variable in variables}
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        channels = input_shape[-1]
+        # A trailing slash makes the scope absolute, whatever encloses the layer.
+        with tf.name_scope(f"{self.scope or self.path}/"):
+            self.kernel = self.add_weight(
+                name="depthwise_weights" if self.depthwise else "weights",
+                shape=(self.kernel_size, self.kernel_size, channels, self.filters or 1),
+                initializer=keras.initializers.TruncatedNormal(stddev=WEIGHTS_STDDEV),
+                regularizer=None if self.depthwise else keras.regularizers.L2(L2),
+                autocast=False,
+            )
+            self.batch_norm.build((self.filters or channels,))
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool = False,
+        batch_norm_momentum: float | tf.Tensor = MOMENTUM,
+    ) -> tf.Tensor:
+        """Convolves, normalizes, activates.
+
+        Args:
+          inputs: `[batch, height, width, channels]`.
+          training: Whether to normalize with the batch's statistics and move the moving ones.
+            A frozen layer (`trainable=False`) never does, as in Keras.
+          batch_norm_momentum: In [0, 1]; see `BatchNorm`.
+        """
+        if training and self.trainable:
+            outputs = self._convolve(inputs, self.kernel.value)
+            outputs = self.batch_norm(outputs, momentum=batch_norm_momentum)
+        else:
+            scale, offset = self.batch_norm.fold()
+            scale = scale[:, tf.newaxis] if self.depthwise else scale
+            outputs = self._convolve(inputs, self.kernel.value * scale)
+            outputs = tf.nn.bias_add(outputs, tf.cast(offset, outputs.dtype))
+        return tf.nn.relu6(outputs) if self.activation else outputs
+
+    def _convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        kernel = tf.cast(kernel, inputs.dtype)
+        strides = [1, self.strides, self.strides, 1]
+        if self.depthwise:
+            return tf.nn.depthwise_conv2d(inputs, kernel, strides, "SAME")
+        return tf.nn.conv2d(inputs, kernel, strides, "SAME")
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        batch, height, width, channels = input_shape
+        return (
+            batch,
+            height and -(-height // self.strides),
+            width and -(-width // self.strides),
+            self.filters or channels,
+        )
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "activation": self.activation,
+            "scope": self.scope,
+        }

@@ -1,0 +1,220 @@
+"""MobileNet as a Keras 3 model: images -> endpoints -> feature vector -> logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from mobilenets import architecture
+from mobilenets.architecture import ConvolutionRow, SeparableRow
+from mobilenets.blocks import DepthwiseSeparable, InvertedResidual
+from mobilenets.layers import L2, MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
+from mobilenets.variants import Variant
+
+__all__ = ["MobileNet"]
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class _Logits(keras.layers.Layer):
+    """Slim's `Logits/Conv2d_1c_1x1` on pooled features: `[batch, features]` to logits."""
+
+    def __init__(self, num_classes: int, scope: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.scope = scope
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        with tf.name_scope(f"{self.scope}/"):
+            self.kernel = self.add_weight(
+                name="weights",
+                shape=(1, 1, input_shape[-1], self.num_classes),
+                initializer=keras.initializers.TruncatedNormal(stddev=WEIGHTS_STDDEV),
+                regularizer=keras.regularizers.L2(L2),
+            )
+            self.biases = self.add_weight(
+                name="biases", shape=(self.num_classes,), initializer="zeros"
+            )
+
+    @property
+    def slim_variables(self) -> dict[str, keras.Variable]:
+        return {f"{self.scope}/weights": self.kernel, f"{self.scope}/biases": self.biases}
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(self.kernel)[0, 0]
+        return tf.nn.bias_add(tf.matmul(inputs, kernel), tf.convert_to_tensor(self.biases))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "num_classes": self.num_classes, "scope": self.scope}
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class MobileNet(keras.Model):
+    """MobileNet V1 or V2, of any depth multiplier and image size.
+
+    Without classes it maps images to feature vectors, with classes to logits. Input: RGB images
+    `[batch, height, width, 3]`, float32 with values in [0, 1], 32 pixels or more on each side (the
+    variant's `image_size` is what the network was trained at). Output: float
+    `[batch, num_features]`, or `[batch, num_classes]` logits.
+
+    Args:
+      variant: A `Variant` or anything that `Variant.parse` reads, e.g. `"mobilenet_v2_035_96"`.
+      num_classes: Length of the logits, 1 or more; None builds the feature vector alone, unless
+        `class_names` says how many.
+      class_names: One name for each logit; None for unnamed classes.
+      batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
+        keeps, unless the call says another.
+      dropout_rate: Share of features dropped before the logits in training; None takes Slim's:
+        0.001 for V1, 0.2 for V2.
+
+    Raises:
+      ValueError: The variant does not exist, or the number of classes is not that of the names.
+    """
+
+    def __init__(
+        self,
+        variant: Variant | str | dict,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        batch_norm_momentum: float = MOMENTUM,
+        dropout_rate: float | None = None,
+        **kwargs,
+    ) -> None:
+        variant = Variant(**variant) if isinstance(variant, dict) else Variant.parse(variant)
+        scope = architecture.scope(variant.family)
+        kwargs.setdefault("name", scope)
+        super().__init__(**kwargs)
+        self.variant = variant
+        self.class_names = None if class_names is None else tuple(map(str, class_names))
+        if self.class_names is not None and num_classes not in (None, len(self.class_names)):
+            raise ValueError(
+                f"num_classes is {num_classes}, but class_names has {len(self.class_names)} names"
+            )
+        self.num_classes = num_classes if self.class_names is None else len(self.class_names)
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes must be 1 or more, or None; got {self.num_classes}")
+        self.num_features = architecture.num_features(variant)
+        self.batch_norm_momentum = batch_norm_momentum
+        self.dropout_rate = (
+            architecture.dropout_rate(variant.family) if dropout_rate is None else dropout_rate
+        )
+        self.blocks: list[keras.layers.Layer] = [
+            self._block(row, scope) for row in architecture.rows(variant)
+        ]
+        self.logits = None
+        if self.num_classes is not None:
+            self.logits = _Logits(
+                self.num_classes,
+                scope=f"{scope}/Logits/Conv2d_1c_1x1",
+                name="Logits",
+                dtype=self.dtype_policy,
+            )
+        self.build((None, None, None, 3))
+
+    def _block(self, row: architecture.Row, scope: str) -> keras.layers.Layer:
+        common = {
+            "name": row.name,
+            "scope": f"{scope}/{row.name}",
+            "strides": row.strides,
+            "dtype": self.dtype_policy,
+        }
+        if isinstance(row, ConvolutionRow):
+            return ConvBatchNorm(row.filters, row.kernel_size, **common)
+        if isinstance(row, SeparableRow):
+            return DepthwiseSeparable(row.filters, **common)
+        return InvertedResidual(row.filters, expansion=row.expansion, **common)
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        if self.built:
+            return
+        shape = tuple(input_shape)
+        for block in self.blocks:
+            block.build(shape)
+            shape = block.compute_output_shape(shape)
+        if self.logits is not None:
+            self.logits.build((None, self.num_features))
+
+    @property
+    def convolutions(self) -> list[ConvBatchNorm]:
+        """Every convolution with batch norm, in order."""
+        return [
+            convolution
+            for block in self.blocks
+            for convolution in getattr(block, "convolutions", (block,))
+        ]
+
+    @property
+    def slim_variables(self) -> dict[str, keras.Variable]:
+        """Every variable by its Slim name, in the order in which Slim creates them."""
+        named: dict[str, keras.Variable] = {}
+        for convolution in self.convolutions:
+            named |= convolution.slim_variables
+        if self.logits is not None:
+            named |= self.logits.slim_variables
+        return named
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        return_endpoints: bool = False,
+        batch_norm_momentum: float | tf.Tensor | None = None,
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
+        """Computes the feature vector or the logits.
+
+        Args:
+          inputs: `[batch, height, width, 3]`, RGB with values in [0, 1].
+          training: Whether batch norms use the batch's statistics and move the moving ones, and
+            dropout is on. A frozen model (`trainable=False`) or block keeps its statistics.
+          return_endpoints: Whether to return every named activation.
+          batch_norm_momentum: In [0, 1]; None takes the model's.
+
+        Returns:
+          `[batch, num_features]` features or `[batch, num_classes]` logits. With
+          `return_endpoints` a dict: that output as `default`, and under their hub names
+          (`MobilenetV1/Conv2d_6_depthwise`, `MobilenetV2/layer_3/expansion_output`, …) the
+          activations `[batch, height, width, channels]`, `…/global_pool`
+          `[batch, 1, 1, num_features]` and, with classes, `…/Logits` and `…/Predictions`
+          (probabilities), `[batch, num_classes]`.
+        """
+        momentum = self.batch_norm_momentum if batch_norm_momentum is None else batch_norm_momentum
+        endpoints: dict[str, tf.Tensor] = {}
+        outputs = 2 * inputs - 1
+        arguments = {"training": bool(training), "batch_norm_momentum": momentum}
+        for block, row in zip(self.blocks, architecture.rows(self.variant), strict=True):
+            if isinstance(row, ConvolutionRow):
+                outputs = block(outputs, **arguments)
+                endpoints[row.endpoint] = outputs
+                continue
+            named = block(outputs, return_endpoints=True, **arguments)
+            *_, outputs = named.values()
+            if isinstance(row, SeparableRow):
+                endpoints |= named
+            else:
+                endpoints[row.endpoint] = outputs
+                endpoints |= {f"{row.endpoint}/{name}": value for name, value in named.items()}
+        pooled = tf.reduce_mean(outputs, [1, 2], keepdims=True)
+        endpoints["global_pool"] = pooled
+        outputs = tf.squeeze(pooled, [1, 2])
+        if self.logits is not None:
+            if training and self.dropout_rate:
+                outputs = tf.nn.dropout(outputs, self.dropout_rate)
+            outputs = self.logits(outputs)
+            endpoints["Logits"] = outputs
+            endpoints["Predictions"] = tf.nn.softmax(outputs)
+        if not return_endpoints:
+            return outputs
+        scope = architecture.scope(self.variant.family)
+        return {"default": outputs} | {f"{scope}/{k}": v for k, v in endpoints.items()}
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "variant": dataclasses.asdict(self.variant),
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "batch_norm_momentum": self.batch_norm_momentum,
+            "dropout_rate": self.dropout_rate,
+        }

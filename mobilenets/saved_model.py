@@ -1,0 +1,194 @@
+"""The reusable SavedModel: what `hub.KerasLayer`, `hub.load` and TF Serving use.
+
+The interface is that of TF2 SavedModels on TensorFlow Hub
+(https://www.tensorflow.org/hub/reusable_saved_models): a callable with `training`, the variables,
+the regularization losses. What goes beyond it: any image size, endpoints, the signatures of the
+TF1 modules, class names as an asset, and the way back to a native Keras 3 model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from mobilenets.layers import L2, MOMENTUM
+from mobilenets.model import MobileNet
+
+__all__ = ["load", "save"]
+
+_CONFIG = Path("assets.extra") / "mobilenet.json"
+_CLASS_NAMES = "class_names.txt"
+
+
+def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
+    """Writes a model as a reusable SavedModel, in float32 and wholly trainable.
+
+    `hub.KerasLayer(directory)` maps `[batch, height, width, 3]` images, RGB float32 in [0, 1], to
+    features or logits as the model does. Its function takes
+    `(inputs, training=False, return_endpoints=False, batch_norm_momentum=0.99)`.
+
+    Signatures, all with the input `images` and the output `default`: `serving_default` gives what
+    the model gives, `image_feature_vector` the features and, with classes,
+    `image_classification` the logits.
+
+    Args:
+      model: What to write; it is not changed.
+      directory: A folder that does not exist, is empty, or holds a module that `save` wrote,
+        which is replaced.
+
+    Raises:
+      FileExistsError: The folder holds something else.
+      OSError: The disk is full or not writable. Nothing is left half-written.
+    """
+    target = Path(directory)
+    if target.exists() and not (
+        target.is_dir() and (not any(target.iterdir()) or (target / _CONFIG).is_file())
+    ):
+        raise FileExistsError(f"{target} holds something that is not a MobileNet module")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(model, beside)
+        if target.exists():
+            shutil.rmtree(target)
+        # mkdtemp's folders are private.
+        beside.chmod(0o777 & ~_umask())
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write(model: MobileNet, directory: Path) -> None:
+    config = {
+        key: value
+        for key, value in model.get_config().items()
+        if key not in ("name", "trainable", "dtype")
+    }
+    # A copy: it has no frozen blocks, no reduced precision and no distribution strategy.
+    copy = MobileNet(**config, dtype="float32")
+    for ours, theirs in zip(
+        copy.slim_variables.values(), model.slim_variables.values(), strict=True
+    ):
+        ours.assign(theirs.numpy())
+    (directory / _CONFIG).parent.mkdir(parents=True)
+    (directory / _CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+
+    module = tf.train.Checkpoint()
+    # Lists, not dicts: the order is part of the interface.
+    module.variables = [v.value for v in copy.slim_variables.values()]
+    module.trainable_variables = [v.value for v in copy.slim_variables.values() if v.trainable]
+    module.regularization_losses = [
+        _l2_loss(variable.value)
+        for variable in copy.slim_variables.values()
+        if variable.regularizer is not None
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        if copy.class_names:
+            path = Path(temporary) / _CLASS_NAMES
+            path.write_text("".join(f"{name}\n" for name in copy.class_names), encoding="utf-8")
+            module.class_names = tf.saved_model.Asset(str(path))
+        module.__call__ = _traced(copy)
+        tf.saved_model.save(module, str(directory), signatures=_signatures(copy))
+
+
+def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
+    return tf.function(lambda: L2 * tf.reduce_sum(tf.square(kernel)), input_signature=[])
+
+
+def _traced(model: MobileNet) -> Callable[..., tf.Tensor | dict[str, tf.Tensor]]:
+    @tf.function
+    def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
+        return model(
+            inputs,
+            training=training,
+            return_endpoints=return_endpoints,
+            batch_norm_momentum=batch_norm_momentum,
+        )
+
+    # The first trace tells the image size: TF Hub's make_image_classifier reads it from there.
+    size = model.variant.image_size
+    _trace(call, size, training=False, return_endpoints=False)
+    for training in (False, True):
+        for return_endpoints in (False, True):
+            _trace(call, None, training=training, return_endpoints=return_endpoints)
+    return call
+
+
+def _trace(call: Callable, size: int | None, **arguments: bool) -> None:
+    call.get_concrete_function(
+        tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
+        **arguments,
+        batch_norm_momentum=tf.TensorSpec([], tf.float32, name="batch_norm_momentum"),
+    )
+
+
+def _signatures(model: MobileNet) -> dict[str, Callable]:
+    images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+    scope = model.name
+
+    def signature(output: str) -> Callable:
+        @tf.function(input_signature=[images])
+        def run(images):
+            endpoints = model(images, training=False, return_endpoints=True)
+            return {"default": endpoints[output]}
+
+        return run
+
+    @tf.function(input_signature=[images])
+    def image_feature_vector(images):
+        pooled = model(images, training=False, return_endpoints=True)[f"{scope}/global_pool"]
+        return {"default": tf.squeeze(pooled, [1, 2])}
+
+    signatures = {"image_feature_vector": image_feature_vector}
+    if model.num_classes is None:
+        return {"serving_default": image_feature_vector, **signatures}
+    logits = signature("default")
+    return {"serving_default": logits, "image_classification": logits, **signatures}
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    trainable: bool = True,
+    batch_norm_momentum: float | None = None,
+) -> MobileNet:
+    """The native Keras 3 model of a module that `save` wrote.
+
+    Args:
+      source: The module's folder.
+      trainable: Whether the model's weights are to be trained.
+      batch_norm_momentum: In [0, 1]; None takes the saved model's.
+
+    Raises:
+      FileNotFoundError: There is no such folder.
+      ValueError: The folder holds no module that `save` wrote.
+    """
+    directory = Path(source)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no folder {directory}")
+    try:
+        config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{directory} was not written by mobilenets.save: it has no {_CONFIG}; "
+            "hub.KerasLayer loads other SavedModels"
+        ) from None
+    if batch_norm_momentum is not None:
+        config["batch_norm_momentum"] = batch_norm_momentum
+    model = MobileNet(**config, trainable=trainable)
+    module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
+    restored = module.restore(str(directory / "variables" / "variables"))
+    restored.assert_existing_objects_matched().expect_partial()
+    return model
