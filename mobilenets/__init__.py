@@ -1,6 +1,6 @@
 """MobileNet V1 and V2 in pure Keras 3, to and from reusable TensorFlow 2 SavedModels."""
 
-
+from mobilenets import images
 from mobilenets.blocks import DepthwiseSeparable, InvertedResidual
 from mobilenets.model import MobileNet
 from mobilenets.saved_model import load, save
@@ -12,6 +12,7 @@ __all__ = [
     "InvertedResidual",
     "MobileNet",
     "Variant",
+    "images",
     "load",
     "save",
 ]

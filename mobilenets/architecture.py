@@ -51,7 +51,7 @@ class ConvolutionRow:
 
 @dataclass(frozen=True)
 class SeparableRow:
-    """V1's block: a 3x3 depthwise, then a 1x1 pointwise convolution, each with batch norm and ReLU6.
+    """V1's block: 3x3 depthwise, then 1x1 pointwise; each with batch norm and ReLU6.
 
     Slim has no scope for the pair; the two are `<name>_depthwise` and `<name>_pointwise`, as
     scopes and as endpoints.

@@ -35,7 +35,10 @@ class _Block(keras.layers.Layer):
         return outputs
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        self.convolutions = self._plan(input_shape[-1])
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"{self.name}: the number of input channels must be known")
+        self.convolutions = self._plan(channels)
         shape = tuple(input_shape)
         for convolution in self.convolutions:
             convolution.build(shape)
@@ -151,16 +154,14 @@ class InvertedResidual(_Block):
         self.expansion = expansion
 
     def _plan(self, channels: int) -> list[ConvBatchNorm]:
-        def convolution(name: str, filters: int | None, *args, **kwargs) -> ConvBatchNorm:
+        def convolution(name: str, filters: int | None, **kwargs) -> ConvBatchNorm:
             scope = self.scope and f"{self.scope}/{name}"
-            return ConvBatchNorm(
-                filters, *args, name=name, scope=scope, dtype=self.dtype_policy, **kwargs
-            )
+            return ConvBatchNorm(filters, name=name, scope=scope, dtype=self.dtype_policy, **kwargs)
 
         expanded = channels * self.expansion
         return [
             *([convolution("expand", expanded)] if self.expansion != 1 else []),
-            convolution("depthwise", None, 3, self.strides),
+            convolution("depthwise", None, kernel_size=3, strides=self.strides),
             convolution("project", self.filters, activation=False),
         ]
 

@@ -8,6 +8,7 @@ TF1 modules, class names as an asset, and the way back to a native Keras 3 model
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -60,6 +61,10 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
         # mkdtemp's folders are private.
         beside.chmod(0o777 & ~_umask())
         beside.rename(target)
+    except tf.errors.OpError as error:
+        # "<path>; No space left on device": the path is that of a temporary file.
+        reason = error.message.split(";")[-1].strip()
+        raise OSError(errno.EIO, reason, str(target)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -107,7 +112,7 @@ def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
     return tf.function(lambda: L2 * tf.reduce_sum(tf.square(kernel)), input_signature=[])
 
 
-def _traced(model: MobileNet) -> Callable[..., tf.Tensor | dict[str, tf.Tensor]]:
+def _traced(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
     @tf.function
     def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
         return model(
@@ -126,7 +131,9 @@ def _traced(model: MobileNet) -> Callable[..., tf.Tensor | dict[str, tf.Tensor]]
     return call
 
 
-def _trace(call: Callable, size: int | None, **arguments: bool) -> None:
+def _trace(
+    call: tf.types.experimental.PolymorphicFunction, size: int | None, **arguments: bool
+) -> None:
     call.get_concrete_function(
         tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
         **arguments,

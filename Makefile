@@ -1,0 +1,46 @@
+# The one entry: each target is also what CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+CHECKPOINTS ?= checkpoints
+MODELS ?= models
+JOBS ?= 2
+# For convert-all: a glob over hub names, and 1 to fetch nothing.
+ONLY ?= *
+OFFLINE ?=
+
+bin := $(VENV)/bin
+installed := $(VENV)/.installed
+
+.PHONY: help install test check convert-sample convert-all clean
+
+help:  ## the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(installed)  ## .venv with everything that is needed here
+
+$(installed): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(bin)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+test: $(installed)  ## the tests
+	$(bin)/python -m pytest -n auto
+
+check: $(installed)  ## linter, formatter, types
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+convert-sample: $(installed)  ## convert the shipped checkpoint and show what the module can do
+	$(bin)/python -m convert checkpoint convert/sample/mobilenet_v1_0.25_64.ckpt \
+		--labels convert/sample/labels.txt --output $(MODELS)
+	$(bin)/python -m convert.sample.show $(MODELS)/mobilenet_v1_025_64/classification \
+		--output $(MODELS)/sample.png
+
+convert-all: $(installed)  ## every published checkpoint: CHECKPOINTS=dir MODELS=dir [JOBS=2]
+	$(bin)/python -m convert all --checkpoints $(CHECKPOINTS) --output $(MODELS) \
+		--jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

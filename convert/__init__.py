@@ -1,0 +1,1 @@
+"""Converts TF-Slim MobileNet checkpoints to SavedModels: `python -m convert`."""
