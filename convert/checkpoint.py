@@ -372,8 +372,8 @@ def identify(
 
     What is said outright counts, then what the file, the archive or the folder is called (in
     TF-Slim's or TensorFlow Hub's way). Without either, the shapes give the depth multiplier: a
-    published one if one has these widths, else the roundest, in tenths, twentieths or
-    hundredths up to 4. The shapes do not tell the image size.
+    multiple of 0.05 (as the published ones) if one has these widths, else one of 0.01, up to 4.
+    The shapes do not tell the image size.
 
     Args:
       checkpoint: The checkpoint.
@@ -531,12 +531,10 @@ def _fitting_multipliers(shapes: Mapping[str, tuple[int, ...]], family: str) -> 
     """The depth multipliers that give a family these shapes; of those, only the roundest.
 
     Rounding to multiples of 8 gives a thin V2 the same widths at several multipliers, 0.35 and
-    0.36 for instance.
+    0.36 for instance. The published ones are all multiples of 0.05.
     """
-    for multipliers in (
-        _published(family),
-        *([i / parts for i in range(1, 4 * parts + 1)] for parts in (10, 20, 100)),
-    ):
+    for parts in (20, 100):
+        multipliers = [i / parts for i in range(1, 4 * parts + 1)]
         if fitting := [m for m in multipliers if not _misfits(shapes, family, m)]:
             return fitting
     return []

@@ -34,6 +34,9 @@ __all__ = [
 
 _Source: TypeAlias = str | bytes | os.PathLike[str] | tf.Tensor
 
+# The latter where TensorFlow's message would quote a path that is not UTF-8.
+_UNREADABLE = (tf.errors.OpError, UnicodeDecodeError)
+
 
 class Prediction(NamedTuple):
     """A class that a network sees in an image.
@@ -122,7 +125,7 @@ def load(source: _Source, size: int, crop: Literal["central"] | None = "central"
     _check_crop(crop)
     try:
         return _load(source, size, crop)
-    except tf.errors.OpError as error:
+    except _UNREADABLE as error:
         raise ValueError(f"cannot load {_called(source)}: {_reason(error, source)}") from None
 
 
@@ -159,7 +162,7 @@ def load_batch(
     for source in sources:
         try:
             images.append(_load(source, size, crop))
-        except tf.errors.OpError as error:
+        except _UNREADABLE as error:
             problems.append(f"{_called(source)} ({_reason(error, source)})")
     if problems:
         total = len(images) + len(problems)
@@ -243,7 +246,11 @@ def _load(source: _Source, size: int, crop: str | None) -> tf.Tensor:
         encoded = source
     elif isinstance(source, str | os.PathLike):
         encoded = tf.io.read_file(os.fsencode(source))
-    elif isinstance(source, tf.Tensor) and source.dtype == tf.string and source.shape.rank == 0:
+    elif (
+        isinstance(source, tf.Tensor)
+        and source.dtype == tf.string
+        and source.shape.rank in (0, None)
+    ):
         encoded = tf.io.read_file(source)
     else:
         raise TypeError(
@@ -266,12 +273,16 @@ def _path(source: _Source) -> str:
 def _called(source: _Source) -> str:
     if isinstance(source, bytes):
         return f"an image of {len(source)} bytes"
-    return repr(_path(source))
+    name = repr(_path(source))
+    return name if len(name) <= 500 else f"{name[:100]}…{name[-100:]}"
 
 
-def _reason(error: tf.errors.OpError, source: _Source) -> str:
+def _reason(error: Exception, source: _Source) -> str:
     """TensorFlow's message without the operation and the path, on one line."""
+    path = "" if isinstance(source, bytes) else _path(source)
+    if "\0" in path:
+        return "that is not a path; an encoded image is given as bytes"
+    if not isinstance(error, tf.errors.OpError):
+        return "cannot be read"
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", error.message, flags=re.DOTALL).strip()
-    if not isinstance(source, bytes):
-        text = text.removeprefix(f"{_path(source)}; ")
-    return " ".join(text.split()).rstrip(".")
+    return " ".join(text.removeprefix(f"{path}; ").split()).rstrip(".")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores already.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +24,70 @@ def reference_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data absent: {folder} (or set MOBILENETS_REFERENCE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[..., Any]:
+    """`randomise(layer, seed=0)`: gives every variable a random value that makes a difference.
+
+    Kernels keep the activations' scale through the depth, batch norms are far from the identity,
+    and the same seed gives the same values.
+    """
+    import numpy as np
+
+    ranges = {
+        "gamma": (0.6, 1.4),
+        "beta": (-0.5, 0.8),
+        "moving_mean": (-0.5, 0.5),
+        "moving_variance": (0.4, 1.6),
+        "biases": (-1, 1),
+    }
+
+    def randomise(layer: Any, seed: int = 0) -> Any:
+        random = np.random.default_rng(seed)
+        for variable in layer.variables:
+            shape = tuple(variable.shape)
+            if variable.name in ranges:
+                value = random.uniform(*ranges[variable.name], shape)
+            else:
+                fan_in = np.prod(shape[:2] if "depthwise" in variable.name else shape[:3])
+                value = random.normal(0, 1.4 / np.sqrt(fan_in), shape)
+            variable.assign(value)
+        return layer
+
+    return randomise
+
+
+@pytest.fixture(scope="session")
+def random_images() -> Callable[..., Any]:
+    """`random_images(batch, height, width=height)`: float32 in [0, 1], the same at every call."""
+    import numpy as np
+
+    def random_images(batch: int, height: int, width: int | None = None) -> np.ndarray:
+        random = np.random.default_rng(batch * height)
+        return random.uniform(size=(batch, height, width or height, 3)).astype(np.float32)
+
+    return random_images
+
+
+@pytest.fixture(scope="session")
+def module(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> Callable[..., Path]:
+    """`module(family, num_classes=None)`: the folder of a small saved module, random weights.
+
+    Its image size is 64, its classes have no names. Written once per session: not to be changed.
+    """
+    import mobilenets
+
+    folders: dict[tuple[str, int | None], Path] = {}
+
+    def module(family: str, num_classes: int | None = None) -> Path:
+        key = family, num_classes
+        if key not in folders:
+            multiplier = {"mobilenet_v1": 0.25, "mobilenet_v2": 0.35}[family]
+            variant = mobilenets.Variant(family, multiplier, 64)
+            folder = tmp_path_factory.mktemp("modules") / family
+            mobilenets.save(randomise(mobilenets.MobileNet(variant, num_classes)), folder)
+            folders[key] = folder
+        return folders[key]
+
+    return module

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import tarfile
@@ -58,6 +59,9 @@ def network(
                 add(f"{twice}/{which}/max")
         channels = line.filters
     return variables
+
+
+V1_QUARTER = network("mobilenet_v1", 0.25)
 
 
 def written(folder: Path, name: str, variables: Mapping[str, np.ndarray]) -> Path:
@@ -158,10 +162,12 @@ class TestWrite:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             replace(source, target)
 
+        write(tmp_path / "model.ckpt", {"a": np.ones(1)})
         monkeypatch.setattr(os, "replace", full)
         with refused("cannot write .*No space left"):
             write(tmp_path / "model.ckpt", {"a": np.zeros(1)})
-        assert not [name for name in os.listdir(tmp_path) if not name.endswith(DATA)]
+        # Neither a temporary folder nor an old index of new data, which would be damaged.
+        assert os.listdir(tmp_path) == [f"model.ckpt{DATA}"]
 
     def test_tensorflow_failing_to_write_leaves_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,7 +236,7 @@ class TestOpenSource:
     def test_archive_is_unpacked_and_cleaned_up(
         self, tmp_path: Path, model: Path, values: dict[str, np.ndarray], suffix: str
     ) -> None:
-        archive = packed(tmp_path / f"archive{suffix}", Path(f"{model}{DATA}"), model.parent)
+        archive = packed(tmp_path / f"archive{suffix}", model.parent)
         with open_source(archive) as checkpoint:
             unpacked = checkpoint.prefix.parent
             assert checkpoint.source == str(archive)
@@ -275,6 +281,10 @@ class TestOpenSource:
     )
     def test_no_such_file(self, model: Path, source: str) -> None:
         with refused(f"{source}: no such file; expected"), open_source(model.parent / source):
+            pass
+
+    def test_impossible_file_name(self, tmp_path: Path) -> None:
+        with refused("x{300}"), open_source(tmp_path / ("x" * 300)):
             pass
 
     def test_folder_without_a_checkpoint(self, tmp_path: Path) -> None:
@@ -513,6 +523,7 @@ class TestSelect:
             "Conv2d_0/weights",
             "total_loss",
             "temperature" + AVERAGE,
+            "MobilenetV1/auxiliary_loss" + AVERAGE,
             "learning_rate",
             "other/global_step_of_something",
         ],
@@ -603,8 +614,9 @@ class TestIdentify:
     )
     def test_other_folders_names_do_not_count(self, tmp_path: Path, place: str) -> None:
         prefix = written((tmp_path / place).parent, "model.ckpt", V1_QUARTER)
-        with refused("nothing says which image size .* pass --image-size, or --variant"):
-            identified(prefix)
+        for source in (prefix, prefix.parent):
+            with refused("nothing says which image size .* pass --image-size, or --variant"):
+                identified(source)
 
     @pytest.mark.parametrize(
         ("family", "multiplier"),
@@ -622,7 +634,7 @@ class TestIdentify:
         found = identified(written(tmp_path, "model.ckpt", shapes), image_size=96)
         assert found == Variant(family, multiplier, 96)
 
-    def test_published_multipliers_come_first(self, tmp_path: Path) -> None:
+    def test_round_multipliers_come_first(self, tmp_path: Path) -> None:
         variables = network("mobilenet_v2", 0.36)
         assert {k: v.shape for k, v in variables.items()} == {
             k: v.shape for k, v in network("mobilenet_v2", 0.35).items()
@@ -657,6 +669,11 @@ class TestIdentify:
         variables = dict(V1_QUARTER)
         del variables["MobilenetV1/Conv2d_7_pointwise/weights"]
         prefix = written(tmp_path, "model.ckpt", variables)
+        assert identified(prefix, image_size=64).name == "mobilenet_v1_025_64"
+
+    def test_no_value_is_read(self, tmp_path: Path) -> None:
+        prefix = written(tmp_path, "model.ckpt", V1_QUARTER)
+        Path(f"{prefix}{DATA}").write_bytes(b"")
         assert identified(prefix, image_size=64).name == "mobilenet_v1_025_64"
 
     def test_nothing_but_logits(self, tmp_path: Path) -> None:
@@ -716,8 +733,6 @@ class TestIdentify:
             identified(prefix)
 
 
-V1_QUARTER = network("mobilenet_v1", 0.25)
-
 REFERENCE = {
     **{
         f"checkpoints/mobilenet_v1_0.25_{size}": (f"mobilenet_v1_025_{size}", 1001, 137, 0, {})
@@ -776,7 +791,7 @@ class TestReferenceCheckpoints:
             assert (len(selection.keys), selection.averaged) == (exported, averaged)
             assert {k: len(keys) for k, keys in selection.leftovers.items()} == leftovers
             assert selection.unknown == []
-            accounted = [*selection.keys.values(), *sum(selection.leftovers.values(), [])]
+            accounted = [*selection.keys.values(), *itertools.chain(*selection.leftovers.values())]
             assert sorted(accounted) == list(checkpoint.shapes)
             values = checkpoint.read(selection.keys.values())
         for name, key in selection.keys.items():
@@ -817,25 +832,3 @@ class TestReferenceCheckpoints:
         with open_source(written(tmp_path, "copy.ckpt", values)) as copy:
             found = copy.read(values)
         assert all(found[key].tobytes() == value.tobytes() for key, value in values.items())
-
-
-def test_nothing_is_read_before_it_is_asked_for(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with open_source(model) as checkpoint:
-        asked: list[str] = []
-        get_tensor = checkpoint._reader.get_tensor
-        monkeypatch.setattr(
-            checkpoint,
-            "_reader",
-            type(
-                "Reader",
-                (),
-                {"get_tensor": staticmethod(lambda key: asked.append(key) or get_tensor(key))},
-            ),
-        )
-        selection = select(checkpoint)
-        identify(checkpoint, selection, image_size=64)
-        assert asked == []
-        checkpoint.read(["MobilenetV1/Conv2d_0/weights"])
-        assert asked == ["MobilenetV1/Conv2d_0/weights"]

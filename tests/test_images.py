@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
-import zipfile
 from pathlib import Path
 
 import keras
@@ -13,7 +13,6 @@ import tensorflow as tf
 
 import mobilenets.images
 from convert import class_names as generator
-from convert.errors import ConvertError
 from mobilenets.images import (
     Prediction,
     class_names,
@@ -72,6 +71,10 @@ def png(image: np.ndarray) -> bytes:
     return tf.io.encode_png(image).numpy()
 
 
+def jpeg(image: np.ndarray) -> bytes:
+    return tf.io.encode_jpeg(image, quality=98).numpy()
+
+
 def slim_crop(image: np.ndarray, size: int, fraction: float = 0.875) -> np.ndarray:
     """Slim's evaluation crop of one uint8 image, spelled out."""
     image = image / 255.0
@@ -109,6 +112,11 @@ def test_evaluation_crop_is_slims(height: int, width: int, size: int, fraction: 
     np.testing.assert_allclose(cropped, slim_crop(image, size, fraction), atol=2e-5)
 
 
+def test_evaluation_crop_keeps_seven_eighths() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(evaluation_crop(image, 96), evaluation_crop(image, 96, 0.875))
+
+
 @pytest.mark.parametrize(
     "convert",
     [
@@ -133,7 +141,9 @@ def test_evaluation_crop_of_a_batch_is_that_of_each_image() -> None:
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, "224", (224, 224), None])
 @pytest.mark.parametrize(
-    "call", [evaluation_crop, load, lambda image, size: load_batch([image], size)]
+    "call",
+    [evaluation_crop, load, lambda image, size: load_batch([image], size)],
+    ids=["evaluation_crop", "load", "load_batch"],
 )
 def test_size_is_a_number_of_pixels(call, size: object) -> None:
     image = picture() if call is evaluation_crop else png(picture())
@@ -162,40 +172,25 @@ def test_evaluation_crop_refuses_a_rank(shape: tuple[int, ...]) -> None:
     assert str(shape) in only_line(error)
 
 
-@pytest.mark.parametrize(
-    ("encoded", "expected", "tolerance"),
-    [
-        (png(picture()), picture(), 0),
-        (bmp(picture()), picture(), 0),
-        (bmp(picture(13, 17)), picture(13, 17), 0),
-        (tf.io.encode_jpeg(picture(), quality=98).numpy(), picture(), 6),
-        (png(picture()[..., :1]), picture()[..., [0, 0, 0]], 0),
-        (
-            tf.io.encode_jpeg(picture()[..., :1], quality=98).numpy(),
-            picture()[..., [0, 0, 0]],
-            6,
-        ),
-        (png(picture()[..., [0, 1, 2, 0]]), picture(), 0),
-        (png(picture()[..., [2, 0]]), picture()[..., [2, 2, 2]], 0),
-        (png(picture().astype(np.uint16) * 257), picture(), 0),
-        (gif(1, 3), np.full((6, 8, 3), [255, 0, 0], np.uint8), 0),
-    ],
-    ids=[
-        "png",
-        "bmp",
-        "bmp-with-padded-rows",
-        "jpeg",
-        "greyscale-png",
-        "greyscale-jpeg",
-        "rgba",
-        "greyscale-with-alpha",
-        "16-bit",
-        "first-frame-of-gif",
-    ],
-)
+FORMATS = {
+    # name: how the picture is encoded, its RGB values, how many grey levels may be lost.
+    "png": (png, picture(), 0),
+    "bmp": (bmp, picture(), 0),
+    "bmp-with-padded-rows": (lambda image: bmp(image[:13, :17]), picture()[:13, :17], 0),
+    "jpeg": (jpeg, picture(), 6),
+    "greyscale-png": (lambda image: png(image[..., :1]), picture()[..., [0, 0, 0]], 0),
+    "greyscale-jpeg": (lambda image: jpeg(image[..., :1]), picture()[..., [0, 0, 0]], 6),
+    "rgba": (lambda image: png(image[..., [0, 1, 2, 0]]), picture(), 0),
+    "greyscale-with-alpha": (lambda image: png(image[..., [2, 0]]), picture()[..., [2, 2, 2]], 0),
+    "16-bit": (lambda image: png(image.astype(np.uint16) * 257), picture(), 0),
+    "gif-first-frame": (lambda _: gif(1, 3), np.full((6, 8, 3), [255, 0, 0], np.uint8), 0),
+}
+
+
 @pytest.mark.parametrize("crop", ["central", None])
-def test_load_decodes(encoded: bytes, expected: np.ndarray, tolerance: int, crop) -> None:
-    loaded = load(encoded, 12, crop)
+@pytest.mark.parametrize(("encode", "expected", "tolerance"), FORMATS.values(), ids=FORMATS)
+def test_load_decodes(encode, expected: np.ndarray, tolerance: int, crop) -> None:
+    loaded = load(encode(picture()), 12, crop)
     assert loaded.shape == (12, 12, 3)
     assert loaded.dtype == tf.float32
     reference = (
@@ -272,7 +267,11 @@ def test_load_refuses_what_is_no_source(source: object) -> None:
     assert only_line(error).endswith(type(source).__name__)
 
 
-@pytest.mark.parametrize("call", [load, lambda image, *rest: load_batch([image], *rest)])
+@pytest.mark.parametrize(
+    "call",
+    [load, lambda image, *rest: load_batch([image], *rest)],
+    ids=["load", "load_batch"],
+)
 def test_crop_is_central_or_none(call) -> None:
     with pytest.raises(ValueError, match="crop must be 'central' or None; got 'centre'"):
         call(png(picture()), 20, "centre")
@@ -282,7 +281,7 @@ def broken(folder: Path) -> dict[str, Path]:
     paths = {name: folder / f"{name}.jpg" for name in ("absent", "empty", "text", "cut", "folder")}
     paths["empty"].touch()
     paths["text"].write_text("<html>not found</html>")
-    whole = tf.io.encode_jpeg(picture()).numpy()
+    whole = jpeg(picture())
     paths["cut"].write_bytes(whole[: len(whole) // 3])
     paths["folder"].mkdir()
     return paths
@@ -324,6 +323,18 @@ def test_load_names_a_file_with_a_line_break_on_one_line(tmp_path: Path) -> None
     only_line(error)
 
 
+def test_load_knows_an_encoded_image_from_a_path() -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="that is not a path; an encoded image is given") as error:
+        load(tf.constant(png(noise)), 20)
+    assert len(only_line(error)) < 400
+
+
+def test_load_reports_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\\udcff\.png': cannot be read"):
+        load(tmp_path / "\udcff.png", 20)
+
+
 def test_load_batch_is_load_of_each(files: list[Path]) -> None:
     expected = [load(path, 20) for path in files]
     mixed = [files[0], str(files[1]), files[2].read_bytes()]
@@ -349,13 +360,13 @@ def test_load_batch_names_every_file_that_it_cannot_load(files: list[Path], tmp_
 
 
 @pytest.mark.parametrize(
-    "sources",
-    ["a.png", Path("a.png"), b"a.png", tf.constant("a.png")],
+    "given",
+    [str, Path, str.encode, tf.constant],
     ids=["str", "path", "bytes", "tensor"],
 )
-def test_load_batch_refuses_a_single_image(sources: object) -> None:
+def test_load_batch_refuses_a_single_image(given) -> None:
     with pytest.raises(TypeError, match="sources is a single image"):
-        load_batch(sources, 20)
+        load_batch(given("a.png"), 20)
 
 
 def test_load_batch_refuses_nothing() -> None:
@@ -449,6 +460,9 @@ def test_class_names() -> None:
     assert all(name == name.strip() and name.isprintable() and name for name in names)
     assert {name for name in names if names.count(name) > 1} == {"crane"}
     assert [index for index, name in enumerate(names) if name == "crane"] == [135, 518]
+    # Pins the order too; `python -m convert.class_names` regenerates the file.
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "d5e07a182ba230472348bcc9ddb971209c54d163c99dedd021578795cf609a4b"
 
 
 @pytest.mark.parametrize(
@@ -478,48 +492,6 @@ def test_class_names_are_those_of_the_reference(reference_data: Path) -> None:
     assert ["background", *generator.choose(reference[1:])] == list(class_names())
 
 
-def test_generator_takes_the_second_lemma_of_homonyms() -> None:
-    lemmas = [["tench", "Tinca tinca"], ["Crane", "bird"], ["crane"], ["maillot"], ["maillot"]]
-    assert generator.choose(lemmas) == ["tench", "bird", "crane", "maillot", "maillot"]
-
-
-def timm_wheel(path: Path, synsets: list[str], lemmas: list[str]) -> str:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("timm/data/_info/imagenet_synsets.txt", "\n".join(synsets) + "\n")
-        table = "".join(f"{a}\t{b}\n" for a, b in zip(synsets, lemmas, strict=True))
-        archive.writestr("timm/data/_info/imagenet_synset_to_lemma.txt", table)
-    return str(path)
-
-
-def test_generator_prints_the_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    synsets = [f"n{index:08d}" for index in range(1000)]
-    wheel = timm_wheel(tmp_path / "timm.whl", synsets, [f"thing {s}, other" for s in synsets])
-    assert generator.main([wheel]) == 0
-    expected = ["background", *(f"thing {synset}" for synset in synsets)]
-    assert capsys.readouterr().out.splitlines() == expected
-
-
-@pytest.mark.parametrize("case", ["too few", "unsorted", "no zip", "absent", "other wheel"])
-def test_generator_refuses(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "timm.whl"
-    synsets = [f"n{index:08d}" for index in range(1000)]
-    if case == "too few":
-        timm_wheel(path, synsets[:-1], synsets[:-1])
-    elif case == "unsorted":
-        timm_wheel(path, synsets[::-1], synsets)
-    elif case == "no zip":
-        path.write_text("timm")
-    elif case == "other wheel":
-        zipfile.ZipFile(path, "w").close()
-    with pytest.raises(ConvertError) as error:
-        generator.read_lemmas(str(path))
-    assert str(path) in only_line(error)
-    assert generator.main([str(path)]) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err == f"error: {error.value}\n"
-
-
 def test_decode_predictions_against_numpy() -> None:
     logits = np.random.default_rng(1).normal(scale=4, size=(3, 1001)).astype(np.float32)
     decoded = decode_predictions(logits, top=7)
@@ -532,19 +504,19 @@ def test_decode_predictions_against_numpy() -> None:
 
 
 @pytest.mark.parametrize(
-    "logits",
+    ("given", "logits"),
     [
-        [[0.0, 2.0, 1.0]],
-        np.array([[0.0, 2.0, 1.0]], np.float16),
-        tf.constant([[0, 2, 1]], tf.bfloat16),
-        keras.ops.convert_to_tensor([[0.0, 2.0, 1.0]]),
-        np.array([[-1000, 1000, 999]]) + 1e6,
-        [[-np.inf, 1.0, 0.0]],
+        (list, [0.0, 2.0, 1.0]),
+        (np.float16, [0.0, 2.0, 1.0]),
+        (lambda logits: tf.constant(logits, tf.bfloat16), [0.0, 2.0, 1.0]),
+        (keras.ops.convert_to_tensor, [0.0, 2.0, 1.0]),
+        (np.float64, [998000.0, 1001000.0, 1000999.0]),
+        (list, [-np.inf, 1.0, 0.0]),
     ],
     ids=["list", "float16", "bfloat16-tensor", "keras-tensor", "huge", "minus-infinity"],
 )
-def test_decode_predictions_takes(logits) -> None:
-    (predictions,) = decode_predictions(logits, class_names=["a", "b", "c"])
+def test_decode_predictions_takes(given, logits: list[float]) -> None:
+    (predictions,) = decode_predictions(given([logits]), class_names=["a", "b", "c"])
     assert [prediction.name for prediction in predictions] == ["b", "c", "a"]
     assert sum(prediction.probability for prediction in predictions) == pytest.approx(1)
     ratio = predictions[0].probability / predictions[1].probability
@@ -560,6 +532,8 @@ def test_decode_predictions_are_plain_values() -> None:
 def test_decode_predictions_orders_ties_and_tiny_probabilities() -> None:
     ((*predictions,),) = decode_predictions([[-2000.0, 5.0, -1000.0, 5.0]], class_names="abcd")
     assert [prediction.name for prediction in predictions] == ["b", "d", "c", "a"]
+    (equal,) = decode_predictions(np.tile([1.0, 0.0], 500)[np.newaxis], 6, [""] * 1000)
+    assert [prediction.index for prediction in equal] == [0, 2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize(
