@@ -214,7 +214,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from convert import quiet
+    from convert import quiet  # noqa: F401  # before anything loads TensorFlow
     from convert.checkpoint import identify, num_classes, open_source, select
 
     with open_source(options.source) as checkpoint:
@@ -261,7 +261,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _checkpoint(options: argparse.Namespace) -> int:
     with _err.status("loading TensorFlow") as status:
-        from convert import quiet
+        from convert import quiet  # noqa: F401
         from convert.conversion import convert
 
         conversions = convert(
@@ -307,7 +307,7 @@ def _figure(value: float | None, spec: str) -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from convert import quiet
+    from convert import quiet  # noqa: F401
     from convert.conversion import verify_module
 
     conversions = []

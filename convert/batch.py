@@ -143,7 +143,7 @@ def _fetched(
 
 def _convert(source: str, output: str, variant: str) -> _Modules:
     """Runs in a process of its own; an error comes back as one that can be pickled."""
-    from convert import quiet  # noqa: F401, I001
+    from convert import quiet  # noqa: F401
     from convert.conversion import convert
 
     return [

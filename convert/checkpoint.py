@@ -408,8 +408,8 @@ def identify(
         multiplier = claimed.depth_multiplier
     else:
         multiplier = _inferred_multiplier(checkpoint, selection)
-    size = image_size or (claimed and claimed.image_size)
-    if not size:
+    size = claimed.image_size if claimed and image_size is None else image_size
+    if size is None:
         raise ConvertError(
             f"{source} is {_title(selection.family)} with depth multiplier {multiplier:g}, but "
             "nothing says which image size it was trained at; pass --image-size, or --variant"

@@ -694,7 +694,7 @@ class TestIdentify:
         with refused("mobilenet_v1_025_64 says 64 pixels, --image-size 96: give one"):
             identified(prefix, variant="mobilenet_v1_025_64", image_size=96)
 
-    @pytest.mark.parametrize("size", [16, -1])
+    @pytest.mark.parametrize("size", [16, 0, -1])
     def test_impossible_image_size(self, tmp_path: Path, size: int) -> None:
         prefix = written(tmp_path, "model.ckpt", V1_QUARTER)
         with refused(f"image_size must be .*; got {size}"):

@@ -272,8 +272,9 @@ def test_frozen_models_keep_their_statistics(
     np.testing.assert_array_equal(outputs, model(images, training=False))
     assert model.trainable_variables == []
     assert model.losses == []
+    after = values(model)
     for name, old in before.items():
-        np.testing.assert_array_equal(old, values(model)[name])
+        np.testing.assert_array_equal(old, after[name], err_msg=name)
 
 
 @both_families
@@ -288,7 +289,8 @@ def test_partly_frozen_models(family: str, randomise: Randomise, random_images: 
     }
     before = values(model)
     model(random_images(2, 32), training=True)
-    changed = {name for name, old in before.items() if (values(model)[name] != old).any()}
+    after = values(model)
+    changed = {name for name, old in before.items() if (after[name] != old).any()}
     assert changed == {name for name in before if "/moving_" in name} - frozen
     assert len(frozen) > 5
     assert {v.value.name for v in model.trainable_variables}.isdisjoint(f"{n}:0" for n in frozen)
@@ -439,8 +441,9 @@ def test_mixed_precision(
     assert {variable.dtype for variable in model.variables} == {"float32"}
     assert (features.dtype, trained.dtype) == (tf.bfloat16, tf.bfloat16)
     expected = small(family)(images).numpy()
+    # bfloat16 has 8 bits, and up to 53 layers add up their rounding.
     error = tf.cast(features, tf.float32).numpy() - expected
-    assert np.sqrt(np.mean(error**2)) < 0.05 * expected.std()
+    assert np.sqrt(np.mean(error**2)) < 0.2 * expected.std()
     assert np.isfinite(tf.cast(trained, tf.float32)).all()
 
 
@@ -457,7 +460,9 @@ def test_fit_and_predict(family: str, randomise: Randomise, random_images: Image
     assert np.isfinite(history["loss"]).all()
     after, moved = values(model), values(reference)
     for name, old in before.items():
-        assert (after[name] != old).any(), name
+        # Whatever a projection adds, the next batch norm takes away: no gradient.
+        if not name.endswith("/project/BatchNorm/beta"):
+            assert (after[name] != old).any(), name
         if "/moving_" in name:
             scale = np.abs(moved[name]).max()
             np.testing.assert_allclose(after[name], moved[name], rtol=0, atol=1e-5 * scale)
@@ -469,24 +474,30 @@ def test_fit_and_predict(family: str, randomise: Randomise, random_images: Image
 
 
 @both_families
-def test_inside_keras_models(
+def test_inside_a_sequential_model(
     family: str, small: Callable[..., MobileNet], random_images: Images
 ) -> None:
     model = small(family)
-    images = random_images(2, 64)
     sequential = keras.Sequential([keras.Input((64, 64, 3)), model, keras.layers.Dense(2)])
-    inputs = keras.Input((None, None, 3))
-    endpoints = model(inputs, return_endpoints=True)
-    functional = keras.Model(inputs, endpoints)
     assert sequential.output_shape == (None, 2)
-    outputs = functional(images)
-    direct = model(images, return_endpoints=True)
-    assert set(outputs) == set(direct)
-    np.testing.assert_allclose(outputs["default"], direct["default"], rtol=1e-5, atol=1e-5)
+    images = random_images(2, 64)
     kernel, bias = sequential.layers[-1].get_weights()
-    np.testing.assert_allclose(
-        sequential(images), direct["default"].numpy() @ kernel + bias, rtol=1e-4, atol=1e-4
-    )
+    expected = model(images).numpy() @ kernel + bias
+    np.testing.assert_allclose(sequential(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@both_families
+def test_endpoints_in_a_functional_model(
+    family: str, randomise: Randomise, random_images: Images
+) -> None:
+    model = randomise(MobileNet(SMALL[family]))
+    inputs = keras.Input((None, None, 3))
+    functional = keras.Model(inputs, model(inputs, return_endpoints=True))
+    images = random_images(2, 64)
+    outputs, expected = functional(images), model(images, return_endpoints=True)
+    assert set(outputs) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(outputs[name], value, err_msg=name)
 
 
 def test_summary_lists_the_blocks(small: Callable[..., MobileNet]) -> None:
