@@ -36,6 +36,7 @@ def _held_back() -> Iterator[None]:
             try:
                 yield
             except BaseException:
+                sys.stderr.flush()
                 kept.seek(0)
                 with open(stderr, "wb", closefd=False) as shown:
                     shutil.copyfileobj(kept, shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -74,20 +75,23 @@ def random_images() -> Callable[..., Any]:
 def module(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> Callable[..., Path]:
     """`module(family, num_classes=None)`: the folder of a small saved module, random weights.
 
-    Its image size is 64, its classes have no names. Written once per session: not to be changed.
+    Its image size is 64, its classes have no names. Written once: not to be changed.
     """
     import mobilenets
 
-    folders: dict[tuple[str, int | None], Path] = {}
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The workers share the folder above their own, and what one has written.
+        root = root.parent
 
     def module(family: str, num_classes: int | None = None) -> Path:
-        key = family, num_classes
-        if key not in folders:
-            multiplier = {"mobilenet_v1": 0.25, "mobilenet_v2": 0.35}[family]
-            variant = mobilenets.Variant(family, multiplier, 64)
-            folder = tmp_path_factory.mktemp("modules") / family
-            mobilenets.save(randomise(mobilenets.MobileNet(variant, num_classes)), folder)
-            folders[key] = folder
-        return folders[key]
+        multiplier = {"mobilenet_v1": 0.25, "mobilenet_v2": 0.35}[family]
+        variant = mobilenets.Variant(family, multiplier, 64)
+        folder = root / f"{variant.name}-{num_classes or 'features'}"
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                mobilenets.save(randomise(mobilenets.MobileNet(variant, num_classes)), folder)
+        return folder
 
     return module

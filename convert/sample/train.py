@@ -6,6 +6,7 @@ from convert import quiet  # noqa: F401
 
 # isort: split
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -101,16 +102,18 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> Path:
     """
     prefix = Path(directory) / PREFIX
     variables = {name: variable.numpy() for name, variable in model.slim_variables.items()}
-    steps = np.int64(model.optimizer.iterations.numpy())
+    steps = np.asarray(model.optimizer.iterations, np.int64)
     checkpoint.write(prefix, {**variables, "global_step": steps})
     labels = prefix.with_name(LABELS)
     beside = prefix.with_name(f".{LABELS}")
     try:
-        beside.write_text("".join(f"{name}\n" for name in model.class_names), encoding="utf-8")
+        beside.write_text("".join(f"{name}\n" for name in model.class_names or ()), encoding="utf-8")
         beside.replace(labels)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise ConvertError(f"cannot write {labels}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
     return prefix
 
 
