@@ -131,8 +131,8 @@ class TestShippedCheckpoint:
         assert shipped.shapes["MobilenetV1/Logits/Conv2d_1c_1x1/biases"] == (5,)
 
     def test_dtypes_are_slims(self, shipped: Checkpoint) -> None:
-        assert shipped.dtypes.pop("global_step") == "int64"
-        assert set(shipped.dtypes.values()) == {"float32"}
+        expected = dict.fromkeys(shipped.shapes, "float32") | {"global_step": "int64"}
+        assert shipped.dtypes == expected
 
     def test_is_at_most_1_2_mb(self) -> None:
         files = sorted(_SAMPLE.glob("mobilenet_v1_0.25_64.ckpt*"))
@@ -179,6 +179,7 @@ class TestTraining:
         written = Checkpoint(prefix)
         # Two whole batches of 32 in each of two epochs.
         assert written.read(["global_step"])["global_step"] == 4
+        assert written.dtypes["global_step"] == "int64"
         for name, variable in trained.slim_variables.items():
             np.testing.assert_array_equal(written.read([name])[name], variable.numpy())
         assert len(seen) == 2
@@ -295,9 +296,8 @@ class TestShow:
         pixels = matplotlib.image.imread(tmp_path / "digits.png")[..., :3]
         assert pixels.shape[0] > 500
         assert pixels.shape[1] > 800
-        # Black, white and the greys of strokes.
-        assert len(np.unique(pixels[..., 0])) > 100
-        assert pixels.std() > 0.2
+        # The greys of enlarged strokes; text alone has few.
+        assert np.mean((pixels > 0.1) & (pixels < 0.9)) > 0.15
         few, many = (_red(tmp_path / f"{name}.png") for name in ("digits", "three"))
         # Four rows of five are wrong.
         assert many > 0.01
