@@ -11,7 +11,7 @@ OFFLINE ?=
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: help install test check convert-sample convert-all clean
+.PHONY: help install test check convert-sample convert-all bench clean
 
 help:  ## the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ convert-sample: $(installed)  ## convert the shipped checkpoint and show what th
 convert-all: $(installed)  ## every published checkpoint: CHECKPOINTS=dir MODELS=dir [JOBS=2]
 	$(bin)/python -m convert all --checkpoints $(CHECKPOINTS) --output $(MODELS) \
 		--jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
+
+bench: $(installed)  ## measure beside other implementations: writes benchmarks/RESULTS.md
+	$(bin)/python -m benchmarks
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

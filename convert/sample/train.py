@@ -107,7 +107,9 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> Path:
     labels = prefix.with_name(LABELS)
     beside = prefix.with_name(f".{LABELS}")
     try:
-        beside.write_text("".join(f"{name}\n" for name in model.class_names or ()), encoding="utf-8")
+        beside.write_text(
+            "".join(f"{name}\n" for name in model.class_names or ()), encoding="utf-8"
+        )
         beside.replace(labels)
     except OSError as error:
         raise ConvertError(f"cannot write {labels}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""How fast the modules are, beside every other Keras MobileNet: `make bench`."""

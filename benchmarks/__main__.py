@@ -1,0 +1,198 @@
+"""Measures everything side by side and writes `benchmarks/RESULTS.md` and its chart.
+
+    make bench
+
+It measures and asserts nothing. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import gc
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from convert import quiet  # noqa: F401  # before anything loads TensorFlow
+
+# isort: split
+import keras
+import matplotlib
+
+from benchmarks import contenders, conversion
+from benchmarks.timing import Ratio, interleave, median, ratio
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+VARIANTS = (
+    "mobilenet_v1_100_224",
+    "mobilenet_v1_025_128",
+    "mobilenet_v2_100_224",
+    "mobilenet_v2_035_96",
+)
+BATCHES = (1, 32)
+TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
+# At batch 1 a round is milliseconds, at batch 32 up to seconds.
+ROUNDS = {1: 60, 32: 12}
+_HERE = Path(__file__).resolve().parent
+
+Times = Mapping[str, list[float]]
+
+
+def _measure(what: str, make: Callable[[], Mapping[str, Callable]], rounds: int) -> Times:
+    print(what, flush=True)
+    times = interleave(make(), rounds)
+    keras.backend.clear_session()
+    gc.collect()
+    return times
+
+
+def _table(rows: Mapping[str, Times], per: float = 1.0) -> Iterator[str]:
+    """Milliseconds of each contender, and in brackets the ratio to the module's."""
+    names = list(next(iter(rows.values())))
+    yield f"| | {' | '.join(names)} |"
+    yield f"| --- |{' ---: |' * len(names)}"
+    for what, times in rows.items():
+        cells = []
+        for name in names:
+            cell = f"{median(times[name]) / per:.1f}"
+            if name != "module":
+                cell += f" · {ratio(times[name], times['module'])}"
+            cells.append(cell)
+        yield f"| {what} | {' | '.join(cells)} |"
+
+
+def _environment() -> Iterator[str]:
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.exists() else ""
+    model = re.search(r"model name\s*: (.*)", text)
+    flags = re.search(r"flags\s*: (.*)", text)
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    has = [flag for flag in wanted if flags and flag in flags[1].split()]
+    packages = ("tensorflow", "keras", "tf_keras", "tensorflow-hub", "ai-edge-litert")
+    yield f"- {datetime.date.today()}, {platform.platform()}, Python {platform.python_version()}"
+    yield f"- {model[1] if model else platform.processor()}, {contenders.THREADS} cores"
+    yield f"- instruction sets: {', '.join(has) or 'none of ' + ', '.join(wanted)}"
+    yield "- " + ", ".join(f"{package} {version(package)}" for package in packages)
+
+
+def _chart(rows: Mapping[str, Times], path: Path) -> None:
+    """One bar for each contender: its time as a multiple of the module's."""
+    names = [name for name in next(iter(rows.values())) if name != "module"]
+    figure, axes = plt.subplots(figsize=(9, 0.62 * len(rows) + 1.6), layout="constrained")
+    height = 0.8 / len(names)
+    for i, name in enumerate(names):
+        ratios: list[Ratio] = [ratio(times[name], times["module"]) for times in rows.values()]
+        places = [row + (i - (len(names) - 1) / 2) * height for row in range(len(rows))]
+        middle = [r.middle for r in ratios]
+        spread = [[r.middle - r.low for r in ratios], [r.high - r.middle for r in ratios]]
+        bars = axes.barh(places, middle, height, xerr=spread, label=name, ecolor="0.4")
+        axes.bar_label(bars, fmt="%.2f", padding=4, fontsize=8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel("time as a multiple of the module's (1 = as fast; more is slower)")
+    axes.set_title("Inference: hub.load(module) against the same network elsewhere")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _results() -> Iterator[str]:
+    yield "# Measured"
+    yield ""
+    yield "Written by `make bench`. All contenders of a table take turns; a cell holds the"
+    yield "median in milliseconds and, after the dot, the median of the round-by-round ratios to"
+    yield "`module` with its quartiles: above 1 the module is faster. Networks without logits."
+    yield ""
+    yield from _environment()
+    inference = {
+        f"{name}, batch {batch}": _measure(
+            f"inference {name} batch {batch}",
+            functools.partial(contenders.inference, name, batch),
+            ROUNDS[batch],
+        )
+        for name in VARIANTS
+        for batch in BATCHES
+    }
+    _chart(inference, _HERE / "inference.png")
+    yield "\n## Inference\n"
+    yield "`module` is `hub.load(dir)(images)`; the Kerases are keras.applications in a compiled"
+    yield f"`tf.function`; LiteRT runs XNNPACK float32 on {contenders.THREADS} threads.\n"
+    yield "![ratios](inference.png)\n"
+    yield from _table(inference)
+    yield "\n## model.predict\n"
+    yield "Four batches each. `module` is a `hub.KerasLayer`, `native` is `mobilenets.load(dir)`.\n"
+    yield from _table(
+        {
+            f"{name}, batch 32": _measure(
+                f"predict {name}", functools.partial(contenders.predictions, name, 32), 6
+            )
+            for name in VARIANTS
+        },
+        per=4,
+    )
+    yield "\n## A training step\n"
+    yield "`model.fit`, batch 32, all variables trainable, SGD with momentum.\n"
+    yield from _table(
+        {
+            f"{name}, batch 32": _measure(
+                f"training {name}", functools.partial(contenders.training, name, 32), 5
+            )
+            for name in TRAINED
+        },
+        per=4,
+    )
+    yield "\n## Loading\n"
+    yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, and"
+    yield "`tf_keras.models.load_model` of a SavedModel of tf_keras's network.\n"
+    yield from _table(
+        {
+            name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 6)
+            for name in VARIANTS
+        }
+    )
+    yield "\n## How inference grows\n"
+    yield "The module alone, milliseconds for an image.\n"
+    yield "| mobilenet_v1_100_* | batch 1 | batch 8 | batch 32 |"
+    yield "| --- | ---: | ---: | ---: |"
+    for size in (128, 160, 192, 224):
+        cells = []
+        for batch in (1, 8, 32):
+            name = f"mobilenet_v1_100_{size}"
+            times = _measure(
+                f"growth {name} batch {batch}",
+                functools.partial(contenders.module_alone, name, batch),
+                6,
+            )
+            cells.append(f"{median(times['module']) / batch:.2f}")
+        yield f"| {size} px | {' | '.join(cells)} |"
+    yield "\n## Conversion\n"
+    yield "Whole processes, random weights, both kinds, verified.\n"
+    yield "| work | seconds | GB |"
+    yield "| --- | ---: | ---: |"
+    for name in ("mobilenet_v1_100_224", "mobilenet_v2_140_224"):
+        print(f"conversion {name}", flush=True)
+        yield f"| `convert checkpoint`, {name} | {_figures(conversion.one(name))} |"
+    sizes = (128, 160, 192, 224)
+    names = [f"mobilenet_v1_025_{size}" for size in sizes]
+    for count, jobs in ((2, 1), (4, 1), (4, 2)):
+        print(f"conversion of {count}, {jobs} jobs", flush=True)
+        glob = "mobilenet_v1_025_???" if count == 4 else "mobilenet_v1_025_1[26]?"
+        figures = conversion.all_of(glob, names[:count], jobs)
+        yield f"| `convert all`, {count} checkpoints, --jobs {jobs} | {_figures(figures)} |"
+    yield ""
+
+
+def _figures(measured: tuple[float, float]) -> str:
+    seconds, gigabytes = measured
+    return f"{seconds:.1f} | {gigabytes:.2f}"
+
+
+if __name__ == "__main__":
+    (_HERE / "RESULTS.md").write_text("\n".join(_results()), encoding="utf-8")
+    print(f"written to {_HERE / 'RESULTS.md'}")

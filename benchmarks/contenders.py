@@ -1,0 +1,152 @@
+"""The same network in every form that people run: this project's, Keras 3's, tf_keras's, LiteRT's.
+
+All have random weights: time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_hub as hub
+import tf_keras
+from ai_edge_litert.interpreter import Interpreter
+
+import mobilenets
+
+__all__ = ["THREADS", "inference", "loading", "module_alone", "predictions", "training"]
+
+THREADS = os.cpu_count() or 1
+_FOLDER = Path(tempfile.gettempdir()) / "mobilenets-benchmarks"
+
+
+def module(name: str) -> Path:
+    """The feature vector module of a variant, written at the first call."""
+    directory = _FOLDER / name / "feature_vector"
+    if not directory.exists():
+        mobilenets.save(mobilenets.MobileNet(name), directory)
+    return directory
+
+
+def images(batch: int, size: int) -> np.ndarray:
+    """`[batch, size, size, 3]` float32 in [0, 1]."""
+    return np.random.default_rng(0).uniform(size=(batch, size, size, 3)).astype(np.float32)
+
+
+def application(kerases: Any, name: str) -> Any:
+    """keras.applications' feature extractor, of Keras 3 or tf_keras, inputs in [0, 1]."""
+    variant = mobilenets.Variant.parse(name)
+    first = variant.family == "mobilenet_v1"
+    shape = (variant.image_size, variant.image_size, 3)
+    network = (kerases.applications.MobileNet if first else kerases.applications.MobileNetV2)(
+        input_shape=shape,
+        alpha=variant.depth_multiplier,
+        weights=None,
+        include_top=False,
+        pooling="avg",
+    )
+    return kerases.Sequential(
+        [kerases.layers.Input(shape), kerases.layers.Rescaling(2.0, offset=-1.0), network]
+    )
+
+
+def _lite(name: str, batch: int) -> Callable[[np.ndarray], np.ndarray]:
+    model = mobilenets.load(module(name))
+    size = model.variant.image_size
+    function = tf.function(lambda inputs: model(inputs, training=False))
+    concrete = function.get_concrete_function(tf.TensorSpec([batch, size, size, 3], tf.float32))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
+    interpreter = Interpreter(model_content=converter.convert(), num_threads=THREADS)
+    interpreter.allocate_tensors()
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(given["index"], inputs)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return run
+
+
+def inference(name: str, batch: int) -> dict[str, Callable[[], object]]:
+    """One call of each contender on the same batch; Keras models as compiled functions."""
+    inputs = images(batch, mobilenets.Variant.parse(name).image_size)
+    tensor = tf.constant(inputs)
+    ours = hub.load(str(module(name)))
+
+    def compiled(model: Any) -> Callable[[], object]:
+        function = tf.function(lambda x: model(x, training=False))
+        return lambda: function(tensor).numpy()
+
+    lite = _lite(name, batch)
+    return {
+        "module": lambda: ours(tensor).numpy(),
+        "keras": compiled(application(keras, name)),
+        "tf_keras": compiled(application(tf_keras, name)),
+        "LiteRT": lambda: lite(inputs),
+    }
+
+
+def module_alone(name: str, batch: int) -> dict[str, Callable[[], object]]:
+    """One call of the module."""
+    tensor = tf.constant(images(batch, mobilenets.Variant.parse(name).image_size))
+    ours = hub.load(str(module(name)))
+    return {"module": lambda: ours(tensor).numpy()}
+
+
+def predictions(name: str, batch: int) -> dict[str, Callable[[], object]]:
+    """`model.predict` of each Keras contender; the module is a hub.KerasLayer."""
+    size = mobilenets.Variant.parse(name).image_size
+    inputs = images(4 * batch, size)
+    layer = hub.KerasLayer(str(module(name)))
+    ours = tf_keras.Sequential([tf_keras.layers.Input((size, size, 3)), layer])
+
+    def predict(model: Any) -> Callable[[], object]:
+        return lambda: model.predict(inputs, batch_size=batch, verbose=0)
+
+    return {
+        "module": predict(ours),
+        "native": predict(mobilenets.load(module(name))),
+        "keras": predict(application(keras, name)),
+        "tf_keras": predict(application(tf_keras, name)),
+    }
+
+
+def training(name: str, batch: int, steps: int = 4) -> dict[str, Callable[[], object]]:
+    """An epoch of `steps` steps of `model.fit`, all variables trainable, for each contender."""
+    size = mobilenets.Variant.parse(name).image_size
+    inputs = images(steps * batch, size)
+    labels = np.arange(steps * batch) % 10
+
+    def fit(kerases: Any, features: Any) -> Callable[[], object]:
+        model = kerases.Sequential(
+            [kerases.layers.Input((size, size, 3)), features, kerases.layers.Dense(10)]
+        )
+        loss = kerases.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(kerases.optimizers.SGD(0.01, momentum=0.9), loss)
+        return lambda: model.fit(inputs, labels, batch_size=batch, shuffle=False, verbose=0)
+
+    return {
+        "module": fit(tf_keras, hub.KerasLayer(str(module(name)), trainable=True)),
+        "native": fit(keras, mobilenets.load(module(name))),
+        "keras": fit(keras, application(keras, name)),
+        "tf_keras": fit(tf_keras, application(tf_keras, name)),
+    }
+
+
+def loading(name: str) -> dict[str, Callable[[], object]]:
+    """From a folder to something that can be fine-tuned."""
+    saved = _FOLDER / name / "tf_keras"
+    if not saved.exists():
+        application(tf_keras, name).save(saved)
+    return {
+        "module": lambda: hub.KerasLayer(str(module(name)), trainable=True),
+        "native": lambda: mobilenets.load(module(name)),
+        "tf_keras": lambda: tf_keras.models.load_model(saved),
+    }

@@ -1,0 +1,72 @@
+"""How long the converter takes and how much memory, as whole processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import mobilenets
+from convert import checkpoint
+
+__all__ = ["all_of", "one", "random_checkpoint"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def random_checkpoint(name: str, folder: Path) -> Path:
+    """A Slim checkpoint of a published variant with random weights and 1001 classes."""
+    variant = mobilenets.Variant.parse(name)
+    model = mobilenets.MobileNet(variant, 1001)
+    prefix = folder / variant.slim_name / f"{variant.slim_name}.ckpt"
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    values = {name: np.asarray(value) for name, value in model.slim_variables.items()}
+    checkpoint.write(prefix, values)
+    return prefix
+
+
+def _run(*arguments: str | Path) -> tuple[float, float]:
+    """Seconds of a `python -m convert …`, and the largest process's memory in GB."""
+    command = [sys.executable, "-m", "convert", *map(str, arguments)]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}")
+    return seconds, usage.ru_maxrss / 1e6
+
+
+def one(name: str) -> tuple[float, float]:
+    """`convert checkpoint`, both kinds, verified: seconds and GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = random_checkpoint(name, Path(folder))
+        return _run("checkpoint", prefix, "--output", Path(folder) / "models")
+
+
+def all_of(glob: str, names: list[str], jobs: int) -> tuple[float, float]:
+    """`convert all` of so many checkpoints: seconds, and the largest process's GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder) / "checkpoints"
+        for name in names:
+            random_checkpoint(name, checkpoints)
+        return _run(
+            "all",
+            "--checkpoints",
+            checkpoints,
+            "--output",
+            Path(folder) / "models",
+            "--only",
+            glob,
+            "--jobs",
+            str(jobs),
+            "--offline",
+        )

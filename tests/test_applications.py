@@ -1,0 +1,61 @@
+"""All float variants against `keras.applications` with the same weights.
+
+No reference data is needed, and none of our code takes part in the other network: both list their
+layers from the image to the logits, and the weights are laid side by side in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+
+from mobilenets import VARIANTS, MobileNet, Variant
+
+WITH_WEIGHTS = (
+    keras.layers.BatchNormalization,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+def application(variant: Variant, num_classes: int) -> keras.Model:
+    build = {
+        "mobilenet_v1": keras.applications.MobileNet,
+        "mobilenet_v2": keras.applications.MobileNetV2,
+    }[variant.family]
+    return build(
+        input_shape=(variant.image_size, variant.image_size, 3),
+        alpha=variant.depth_multiplier,
+        weights=None,
+        classes=num_classes,
+        classifier_activation=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "variant", [variant for variant in VARIANTS if not variant.quantized], ids=str
+)
+def test_logits(variant: Variant, randomise: Callable, random_images: Callable) -> None:
+    ours = randomise(MobileNet(variant, num_classes=1001), seed=variant.image_size)
+    theirs = application(variant, 1001)
+    assert ours.count_params() == theirs.count_params()
+
+    values = iter([variable.numpy() for variable in ours.slim_variables.values()])
+    for layer in theirs.layers:
+        if isinstance(layer, WITH_WEIGHTS):
+            layer.set_weights(
+                [next(values).reshape(weight.shape) for weight in layer.get_weights()]
+            )
+    assert next(values, None) is None
+
+    images = random_images(2, variant.image_size)
+    logits = ours(images).numpy()
+    expected = theirs(2 * images - 1, training=False).numpy()
+    scale = np.abs(expected).max()
+    # Not the same for any image, or the comparison would show little.
+    assert np.abs(expected[0] - expected[1]).max() > 0.01 * scale
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * scale)
