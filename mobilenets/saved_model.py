@@ -82,7 +82,8 @@ def _write(model: MobileNet, directory: Path) -> None:
         if key not in ("name", "trainable", "dtype")
     }
     # A copy: it has no frozen blocks, no reduced precision and no distribution strategy.
-    copy = MobileNet(**config, dtype="float32")
+    with tf.variable_creator_scope(_synchronized_when_read):
+        copy = MobileNet(**config, dtype="float32")
     for ours, theirs in zip(
         copy.slim_variables.values(), model.slim_variables.values(), strict=True
     ):
@@ -106,6 +107,17 @@ def _write(model: MobileNet, directory: Path) -> None:
             module.class_names = tf.saved_model.Asset(str(path))
         module.__call__ = _traced(copy)
         tf.saved_model.save(module, str(directory), signatures=_signatures(copy))
+
+
+def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:
+    """Creates a variable; a statistic so that several replicas can move it in a loaded module.
+
+    A function of a SavedModel assigns to its own replica's copy alone. Reading these gives the
+    mean of all copies; the default, copies that are kept equal, would give the first.
+    """
+    if arguments["aggregation"] == tf.VariableAggregation.MEAN:
+        arguments["synchronization"] = tf.VariableSynchronization.ON_READ
+    return create(**arguments)
 
 
 def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
