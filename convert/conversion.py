@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from convert import mapping, verify
+from convert import verify
 from convert.checkpoint import identify, num_classes, open_source, select
 from convert.errors import ConvertError
-from mobilenets import MobileNet, Variant, images, save
+from mobilenets import MobileNet, Variant, images, mapping, save
 
 __all__ = ["KINDS", "Conversion", "convert", "verify_module"]
 

@@ -141,7 +141,7 @@ def test_without_logits_a_feature_vector_alone(trained, tmp_path):
 
 def test_the_size_can_be_said_where_no_name_does(trained, tmp_path):
     checkpoint.write(tmp_path / "model.ckpt-123", without_logits(trained[1]))
-    with pytest.raises(ConvertError, match="--image-size"):
+    with pytest.raises(ConvertError, match="nothing says which image size"):
         convert(tmp_path, tmp_path / "models")
     (done,) = convert(tmp_path, tmp_path / "models", image_size=96)
     assert done.variant == "mobilenet_v1_025_96"

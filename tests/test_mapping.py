@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from convert import checkpoint, mapping
+from convert import checkpoint
 from convert.errors import ConvertError
-from mobilenets import MobileNet, Variant
+from mobilenets import MobileNet, Variant, mapping
 
 VARIANT = Variant("mobilenet_v1", 0.25, 32)
 SCOPE = "MobilenetV1/Conv2d_3_pointwise"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from convert.checkpoint import Checkpoint, Selection
-from convert.errors import ConvertError
-from mobilenets import MobileNet, Variant
+from mobilenets.checkpoint import Checkpoint, CheckpointError, Selection
+from mobilenets.model import MobileNet
+from mobilenets.variants import Variant
 
 __all__ = ["assign", "read"]
 
@@ -28,7 +28,7 @@ def read(
       Slim variable name to value, in Slim's order.
 
     Raises:
-      ConvertError: Variables are missing, left over, mis-shaped or not finite; the message lists
+      CheckpointError: Variables are missing, left over, mis-shaped or not finite; the message lists
         every one.
     """
     expected = {
@@ -65,7 +65,7 @@ def read(
         ]
     if problems:
         count = f"{len(problems)} variable{'s' if len(problems) > 1 else ''}"
-        raise ConvertError(
+        raise CheckpointError(
             f"{checkpoint.source} does not fit {variant}: {count}\n  " + "\n  ".join(problems)
         )
     return values
