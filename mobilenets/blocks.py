@@ -17,7 +17,7 @@ class _Block(keras.layers.Layer):
     """Convolutions in a row. A subclass lists them and names their outputs."""
 
     def __init__(self, filters: int, strides: int = 1, scope: str | None = None, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.strides = strides
         self.scope = scope
@@ -39,6 +39,9 @@ class _Block(keras.layers.Layer):
         if channels is None:
             raise ValueError(f"{self.name}: the number of input channels must be known")
         self.convolutions = self._plan(channels)
+        if not self.trainable:
+            for convolution in self.convolutions:
+                convolution.trainable = False
         shape = tuple(input_shape)
         for convolution in self.convolutions:
             convolution.build(shape)
@@ -64,7 +67,7 @@ class _Block(keras.layers.Layer):
           `return_endpoints` a dict of activations by name, in order; the last is the output.
         """
         endpoints = {}
-        outputs = inputs
+        inputs = outputs = tf.cast(inputs, self.compute_dtype)
         for convolution in self.convolutions:
             outputs = convolution(
                 outputs, training=training, batch_norm_momentum=batch_norm_momentum

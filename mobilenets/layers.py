@@ -33,6 +33,10 @@ class BatchNorm(keras.layers.Layer):
     batch variance, as `tf.compat.v1.nn.fused_batch_norm` returns it and Slim records it.
     """
 
+    def __init__(self, **kwargs) -> None:
+        # In a reduced precision, Keras would cast the momentum, too.
+        super().__init__(autocast=False, **kwargs)
+
     def build(self, input_shape: Sequence[int | None]) -> None:
         channels = (input_shape[-1],)
         self.gamma = self._vector("gamma", channels, "ones", trainable=True)
@@ -60,7 +64,11 @@ class BatchNorm(keras.layers.Layer):
           momentum: In [0, 1]: the share of the moving statistics that stays.
         """
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma.value, self.beta.value, epsilon=EPSILON, is_training=True
+            tf.cast(inputs, self.compute_dtype),
+            self.gamma.value,
+            self.beta.value,
+            epsilon=EPSILON,
+            is_training=True,
         )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(batch + momentum * (moving.value - batch))
@@ -115,13 +123,13 @@ class ConvBatchNorm(keras.layers.Layer):
         scope: str | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.activation = activation
         self.scope = scope
-        self.batch_norm = BatchNorm(name="BatchNorm")
+        self.batch_norm = BatchNorm(name="BatchNorm", dtype=self.dtype_policy)
 
     @property
     def depthwise(self) -> bool:
@@ -163,6 +171,7 @@ class ConvBatchNorm(keras.layers.Layer):
             A frozen layer (`trainable=False`) never does, as in Keras.
           batch_norm_momentum: In [0, 1]; see `BatchNorm`.
         """
+        inputs = tf.cast(inputs, self.compute_dtype)
         if training and self.trainable:
             outputs = self._convolve(inputs, self.kernel.value)
             outputs = self.batch_norm(outputs, momentum=batch_norm_momentum)

@@ -85,7 +85,7 @@ class MobileNet(keras.Model):
         variant = Variant(**variant) if isinstance(variant, dict) else Variant.parse(variant)
         scope = architecture.scope(variant.family)
         kwargs.setdefault("name", scope)
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.variant = variant
         self.class_names = None if class_names is None else tuple(map(str, class_names))
         if self.class_names is not None and num_classes not in (None, len(self.class_names)):
@@ -112,6 +112,9 @@ class MobileNet(keras.Model):
                 dtype=self.dtype_policy,
             )
         self.build((None, None, None, 3))
+        if not self.trainable:
+            for layer in self.layers:
+                layer.trainable = False
 
     def _block(self, row: architecture.Row, scope: str) -> keras.layers.Layer:
         common = {
@@ -181,7 +184,7 @@ class MobileNet(keras.Model):
         """
         momentum = self.batch_norm_momentum if batch_norm_momentum is None else batch_norm_momentum
         endpoints: dict[str, tf.Tensor] = {}
-        outputs = 2 * inputs - 1
+        outputs = 2 * tf.convert_to_tensor(inputs) - 1
         arguments = {"training": bool(training), "batch_norm_momentum": momentum}
         for block, row in zip(self.blocks, architecture.rows(self.variant), strict=True):
             if isinstance(row, ConvolutionRow):
