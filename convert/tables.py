@@ -80,7 +80,7 @@ def layer_page() -> str:
 def _layer_page() -> Iterator[str]:
     yield "# Layers, parameters and multiply-adds"
     yield ""
-    yield "Made by `python -m convert.tables` from the rows that build the networks. One line is one"
+    yield "Made by `python -m convert.tables` from the rows that build the networks. A line is one"
     yield "convolution with its batch norm; parameters are weights, gamma and beta (for the logits"
     yield "weights and biases), statistics the moving mean and variance. Multiply-adds are those of"
     yield "one image with the batch norm folded."

@@ -62,8 +62,7 @@ def test_modules_hold_the_checkpoints_values(trained, converted):
 
 
 def test_the_figures_lie_beside_the_module(trained, converted):
-    output, conversions = converted
-    for done in conversions:
+    for done in converted[1]:
         parity = json.loads((Path(done.directory) / "parity.json").read_text())
         assert parity == done.parity
         assert parity["source"] == str(trained[0])

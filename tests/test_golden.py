@@ -76,7 +76,9 @@ class Golden:
         reader = tf.train.load_checkpoint(str(root / self.source.checkpoint))
         suffix = "/ExponentialMovingAverage" if self.source.averages else ""
         self.model = MobileNet(self.source.variant, self.source.num_classes, dropout_rate=0.0)
-        self.weights = {name: reader.get_tensor(name + suffix) for name in self.model.slim_variables}
+        self.weights = {
+            name: reader.get_tensor(name + suffix) for name in self.model.slim_variables
+        }
         self.restore()
 
     def restore(self) -> None:
@@ -151,7 +153,9 @@ def test_endpoints(name: str, goldens: Callable[[str], Golden]) -> None:
     for key, (*value, largest) in statistics.items():
         output = outputs[key]
         ours = [output.mean(), output.std(), output.flat[0], output.flat[-1], np.abs(output).max()]
-        np.testing.assert_allclose(ours, [*value, largest], rtol=0, atol=5e-5 * largest, err_msg=key)
+        np.testing.assert_allclose(
+            ours, [*value, largest], rtol=0, atol=5e-5 * largest, err_msg=key
+        )
 
 
 @pytest.mark.parametrize("name", [RANDOM_V1, RANDOM_V2])
@@ -236,7 +240,9 @@ def test_gradient_norms(name: str, goldens: Callable[[str], Golden]) -> None:
     golden = goldens(name)
     model = golden.model
     variables = {
-        name: variable.value for name, variable in model.slim_variables.items() if variable.trainable
+        name: variable.value
+        for name, variable in model.slim_variables.items()
+        if variable.trainable
     }
     pooled = f"{model.name}/global_pool"
     with tf.GradientTape() as tape:

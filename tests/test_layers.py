@@ -198,7 +198,9 @@ def test_regularization(kind: str, build: Callable[..., ConvBatchNorm]) -> None:
         assert layer.losses == []
     else:
         (loss,) = layer.losses
-        np.testing.assert_allclose(loss, 4e-5 * np.square(layer.kernel.numpy()).sum() / 2, rtol=1e-6)
+        np.testing.assert_allclose(
+            loss, 4e-5 * np.square(layer.kernel.numpy()).sum() / 2, rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,9 @@ def test_variables_have_slim_names(
     assert [variable.value.name for variable in named.values()] == [f"{name}:0" for name in named]
     first, *rest = named.values()
     assert tuple(first.shape) == shape
-    assert {tuple(variable.shape) for variable in rest} == {(shape[2] if kind == "depthwise" else 7,)}
+    assert {tuple(variable.shape) for variable in rest} == {
+        (shape[2] if kind == "depthwise" else 7,)
+    }
     assert [variable.trainable for variable in named.values()] == [True, True, True, False, False]
 
 
@@ -263,9 +267,7 @@ def test_batch_norm_config_round_trip() -> None:
     assert BatchNorm.from_config(layer.get_config()).get_config() == layer.get_config()
 
 
-def test_keras_file_round_trip(
-    randomise: Randomise, inputs: np.ndarray, tmp_path: Path
-) -> None:
+def test_keras_file_round_trip(randomise: Randomise, inputs: np.ndarray, tmp_path: Path) -> None:
     model = randomise(
         keras.Sequential(
             [

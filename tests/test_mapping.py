@@ -49,9 +49,7 @@ def test_a_feature_vector_takes_its_part(values):
 
 
 def offences():
-    weights, gamma, mean = (
-        f"{SCOPE}/{n}" for n in ("weights", "BatchNorm/gamma", "BatchNorm/moving_mean")
-    )
+    gamma, mean = f"{SCOPE}/BatchNorm/gamma", f"{SCOPE}/BatchNorm/moving_mean"
     extra = "MobilenetV1/Conv2d_14_pointwise/weights"
     nan = np.array([np.nan] * 2 + [1.0] * 30, np.float32)
     yield "missing", {gamma: None}, [f"{gamma}: missing, expected [32]"]

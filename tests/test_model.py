@@ -77,7 +77,7 @@ def test_shapes_of_the_endpoints_are_those_of_the_table(
     model = small(family, 7)
     endpoints = model(random_images(2, size), return_endpoints=True)
     shapes = {key: tuple(value.shape) for key, value in endpoints.items()}
-    assert list(shapes)[0] == "default"
+    assert next(iter(shapes)) == "default"
     scope = {"mobilenet_v1": "MobilenetV1", "mobilenet_v2": "MobilenetV2"}[family]
     assert shapes.pop("default") == shapes.pop(f"{scope}/Logits") == (2, 7)
     assert shapes.pop(f"{scope}/Predictions") == (2, 7)
@@ -468,9 +468,7 @@ def test_fit_and_predict(family: str, randomise: Randomise, random_images: Image
             np.testing.assert_allclose(after[name], moved[name], rtol=0, atol=1e-5 * scale)
     predictions = model.predict(images, batch_size=6, verbose=0)
     expected = model(images).numpy()
-    np.testing.assert_allclose(
-        predictions, expected, rtol=0, atol=1e-4 * np.abs(expected).max()
-    )
+    np.testing.assert_allclose(predictions, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @both_families

@@ -126,13 +126,13 @@ def test_files_are_utf_8_everywhere(
 
 
 def test_load_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*absent"):
         mobilenets.load(tmp_path / "absent")
 
 
 def test_load_needs_one_of_our_modules(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="was not written by mobilenets.save") as caught:
+    with pytest.raises(ValueError, match=r"was not written by mobilenets\.save") as caught:
         mobilenets.load(tmp_path / "other")
     assert str(tmp_path / "other") in str(caught.value)
     assert "hub.KerasLayer" in str(caught.value)
@@ -279,7 +279,9 @@ def test_modules_are_float32_and_wholly_trainable(
         np.testing.assert_array_equal(ours, theirs, err_msg=ours.name)
 
 
-def test_save_does_not_change_the_model(quick_save: None, randomise: Randomise, tmp_path: Path) -> None:
+def test_save_does_not_change_the_model(
+    quick_save: None, randomise: Randomise, tmp_path: Path
+) -> None:
     model = randomise(MobileNet("mobilenet_v2_035_64", 3))
     before = values(model)
     mobilenets.save(model, tmp_path / "module")
@@ -288,9 +290,7 @@ def test_save_does_not_change_the_model(quick_save: None, randomise: Randomise, 
 
 
 @both_families
-def test_save_of_a_model_inside_a_scope(
-    family: str, quick_save: None, tmp_path: Path
-) -> None:
+def test_save_of_a_model_inside_a_scope(family: str, quick_save: None, tmp_path: Path) -> None:
     """Names are Slim's wherever the model is saved."""
     with tf.name_scope("enclosing"), keras.name_scope("enclosing"):
         model = MobileNet(Variant(family, 0.5, 64), 3, name="mine")
@@ -301,9 +301,7 @@ def test_save_of_a_model_inside_a_scope(
 
 @both_families
 @both_kinds
-def test_variables(
-    family: str, num_classes: int | None, loaded: Callable[..., Any]
-) -> None:
+def test_variables(family: str, num_classes: int | None, loaded: Callable[..., Any]) -> None:
     module = loaded(family, num_classes)
     model = MobileNet(Variant(family, {V1: 0.25, V2: 0.35}[family], 64), num_classes)
     names = [f"{name}:0" for name in model.slim_variables]
@@ -312,24 +310,27 @@ def test_variables(
     assert [variable.name for variable in module.trainable_variables] == [
         name for name in names if "/moving_" not in name
     ]
-    assert names[:6] == {
-        V1: [
-            "MobilenetV1/Conv2d_0/weights:0",
-            "MobilenetV1/Conv2d_0/BatchNorm/gamma:0",
-            "MobilenetV1/Conv2d_0/BatchNorm/beta:0",
-            "MobilenetV1/Conv2d_0/BatchNorm/moving_mean:0",
-            "MobilenetV1/Conv2d_0/BatchNorm/moving_variance:0",
-            "MobilenetV1/Conv2d_1_depthwise/depthwise_weights:0",
-        ],
-        V2: [
-            "MobilenetV2/Conv/weights:0",
-            "MobilenetV2/Conv/BatchNorm/gamma:0",
-            "MobilenetV2/Conv/BatchNorm/beta:0",
-            "MobilenetV2/Conv/BatchNorm/moving_mean:0",
-            "MobilenetV2/Conv/BatchNorm/moving_variance:0",
-            "MobilenetV2/expanded_conv/depthwise/depthwise_weights:0",
-        ],
-    }[family]
+    assert (
+        names[:6]
+        == {
+            V1: [
+                "MobilenetV1/Conv2d_0/weights:0",
+                "MobilenetV1/Conv2d_0/BatchNorm/gamma:0",
+                "MobilenetV1/Conv2d_0/BatchNorm/beta:0",
+                "MobilenetV1/Conv2d_0/BatchNorm/moving_mean:0",
+                "MobilenetV1/Conv2d_0/BatchNorm/moving_variance:0",
+                "MobilenetV1/Conv2d_1_depthwise/depthwise_weights:0",
+            ],
+            V2: [
+                "MobilenetV2/Conv/weights:0",
+                "MobilenetV2/Conv/BatchNorm/gamma:0",
+                "MobilenetV2/Conv/BatchNorm/beta:0",
+                "MobilenetV2/Conv/BatchNorm/moving_mean:0",
+                "MobilenetV2/Conv/BatchNorm/moving_variance:0",
+                "MobilenetV2/expanded_conv/depthwise/depthwise_weights:0",
+            ],
+        }[family]
+    )
     assert (
         names[-1]
         == {
@@ -414,9 +415,9 @@ def test_outputs_are_the_models(
     assert set(outputs) == set(expected)
     for name, value in expected.items():
         scale = float(tf.reduce_max(tf.abs(value)))
-        np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-5 * scale, err_msg=name)
+        np.testing.assert_allclose(outputs[name], value, rtol=0, atol=5e-5 * scale, err_msg=name)
     scale = float(tf.reduce_max(tf.abs(expected["default"])))
-    np.testing.assert_allclose(written(images), expected["default"], rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(written(images), expected["default"], rtol=0, atol=5e-5 * scale)
 
 
 @both_families
@@ -443,7 +444,7 @@ def test_signatures(
         assert signature.structured_outputs["default"].shape.as_list() == [None, value.shape[1]]
         scale = float(tf.reduce_max(tf.abs(value)))
         np.testing.assert_allclose(
-            signature(images)["default"], value, rtol=0, atol=1e-5 * scale, err_msg=name
+            signature(images)["default"], value, rtol=0, atol=5e-5 * scale, err_msg=name
         )
 
 
