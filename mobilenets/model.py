@@ -212,6 +212,23 @@ class MobileNet(keras.Model):
         scope = architecture.scope(self.variant.family)
         return {"default": outputs} | {f"{scope}/{k}": v for k, v in endpoints.items()}
 
+    def with_classes(
+        self, num_classes: int | None = None, class_names: Sequence[str] | None = None
+    ) -> MobileNet:
+        """A copy for other classes: the weights up to the features, and new, untrained logits.
+
+        Args:
+          num_classes: Length of the logits, 1 or more; None builds the feature vector alone,
+            unless `class_names` says how many.
+          class_names: One name for each logit; None for unnamed classes.
+        """
+        classes = {"num_classes": num_classes, "class_names": class_names}
+        copy = type(self).from_config({**self.get_config(), **classes})
+        for ours, theirs in zip(self.blocks, copy.blocks, strict=True):
+            theirs.set_weights(ours.get_weights())
+            theirs.trainable = ours.trainable
+        return copy
+
     def get_config(self) -> dict:
         return {
             **super().get_config(),

@@ -16,10 +16,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
+from mobilenets import checkpoint, mapping
+from mobilenets.checkpoint import CheckpointError
+from mobilenets.images import class_names
 from mobilenets.layers import L2, MOMENTUM
 from mobilenets.model import MobileNet
+from mobilenets.sources import local
+from mobilenets.variants import Variant
 
 __all__ = ["load", "save"]
 
@@ -180,34 +186,77 @@ def _signatures(model: MobileNet) -> dict[str, Callable]:
 def load(
     source: str | os.PathLike[str],
     *,
+    variant: Variant | str | None = None,
     trainable: bool = True,
     batch_norm_momentum: float | None = None,
 ) -> MobileNet:
-    """The native Keras 3 model of a module that `save` wrote.
+    """A native Keras 3 model of a module that `save` wrote, or of a TF-Slim checkpoint.
+
+    A checkpoint fills every variable of the network, or is refused: what is missing, left over or
+    of another shape is listed. As in the published modules, the values are those of the variables
+    for V1, and of their moving averages for V2 where there are any. The model has logits if the
+    checkpoint does; `MobileNet.with_classes` changes that.
 
     Args:
-      source: The module's folder.
+      source: The module's folder; a checkpoint's prefix (`run/model.ckpt-1450000`), or a folder
+        that holds one, such as a TF1 hub module; a `.tar.gz` or `.tgz` of any of these; or the
+        `http(s)://` URL of such an archive or TF1 hub module, which tensorflow_hub fetches once
+        and keeps in its cache (`TFHUB_CACHE_DIR`).
+      variant: Which network a checkpoint is of, e.g. `"mobilenet_v2_035_96"`; None reads it from
+        the names of the file, the archive and the folder.
       trainable: Whether the model's weights are to be trained.
-      batch_norm_momentum: In [0, 1]; None takes the saved model's.
+      batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
+        keeps; None takes the saved model's, and 0.99 for a checkpoint.
 
     Raises:
-      FileNotFoundError: There is no such folder.
-      ValueError: The folder holds no module that `save` wrote.
+      FileNotFoundError: There is nothing of that name.
+      OSError: The URL cannot be fetched.
+      ValueError: The source holds neither a module that `save` wrote nor a MobileNet's checkpoint
+        (then it is a `mobilenets.checkpoint.CheckpointError`), or is another variant.
     """
-    directory = Path(source)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no folder {directory}")
-    try:
-        config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{directory} was not written by mobilenets.save: it has no {_CONFIG}; "
-            "hub.KerasLayer loads other SavedModels"
-        ) from None
-    if batch_norm_momentum is not None:
-        config["batch_norm_momentum"] = batch_norm_momentum
-    model = MobileNet(**config, trainable=trainable)
-    module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
-    restored = module.restore(str(directory / "variables" / "variables"))
-    restored.assert_existing_objects_matched().expect_partial()
+    with local(source) as path:
+        if (path / _CONFIG).is_file():
+            config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+            if variant is not None and Variant.parse(variant) != Variant(**config["variant"]):
+                found = Variant(**config["variant"])
+                raise ValueError(f"{source} is {found}, not {variant}: leave the variant out")
+            values = None
+        else:
+            config, values = _from_checkpoint(path, source, variant)
+        if batch_norm_momentum is not None:
+            config["batch_norm_momentum"] = batch_norm_momentum
+        model = MobileNet(**config, trainable=trainable)
+        if values is None:
+            module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
+            restored = module.restore(str(path / "variables" / "variables"))
+            restored.assert_existing_objects_matched().expect_partial()
+        else:
+            mapping.assign(model, values)
     return model
+
+
+def _from_checkpoint(
+    path: Path, source: str | os.PathLike[str], variant: Variant | str | None
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The model's configuration and its variables by Slim name."""
+    if path.is_dir():
+        modules = sorted(each.name for each in path.iterdir() if (each / _CONFIG).is_file())
+        if modules:
+            raise ValueError(f"{source} holds several modules: name {' or '.join(modules)} in it")
+    elif not (path.exists() or any(path.parent.glob(f"{path.name}.*"))):
+        raise FileNotFoundError(f"no folder {source}, nor an archive or a checkpoint")
+    try:
+        found = checkpoint.Checkpoint(checkpoint.find(path), os.fspath(source))
+        selection = checkpoint.select(found)
+    except CheckpointError as error:
+        if not path.is_dir():
+            raise
+        raise CheckpointError(
+            f"{source} was not written by mobilenets.save: it has no {_CONFIG}, and is no Slim "
+            f"checkpoint either ({error}); hub.KerasLayer loads other SavedModels"
+        ) from error
+    network = checkpoint.identify(found, selection, variant)
+    classes = checkpoint.num_classes(found, selection)
+    names = class_names() if classes == len(class_names()) else None
+    config = {"variant": network, "num_classes": classes, "class_names": names}
+    return config, mapping.read(found, selection, network, classes)
