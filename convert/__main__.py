@@ -151,6 +151,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(command)
     command.set_defaults(run=_verify)
+
+    command = commands.add_parser(
+        "lite", help="a LiteRT model of integers alone, of a quantops module or a classifier on one"
+    )
+    command.add_argument(
+        "module", type=Path, metavar="MODULE", help="a SavedModel's folder or a .keras file"
+    )
+    command.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="the .tflite file to write"
+    )
+    command.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="images, in any subfolder, to find the ranges of a classifier's own layers with, and "
+        "to compare with; default: bounds that hold for every image",
+    )
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="where the module does not say"
+    )
+    _add_json(command)
+    command.set_defaults(run=_lite)
     return parser
 
 
@@ -322,6 +344,54 @@ def _verify(options: argparse.Namespace) -> int:
     if conversions or options.json:
         _print_conversions(conversions, options.json)
     return 2 if failed else 0
+
+
+def _lite(options: argparse.Namespace) -> int:
+    with _err.status("loading TensorFlow") as status:
+        from convert import quiet  # noqa: F401
+        from convert.lite import export
+
+        status.update(f"converting {_plain(str(options.module))}")
+        done = export(
+            options.module,
+            options.output,
+            images=None if options.images is None else _image_files(options.images),
+            image_size=options.image_size,
+        )
+    if options.json:
+        _print_json(dataclasses.asdict(done))
+        return 0
+    table = _table(
+        "file", "bytes>", "input", "output = scale * (q - zero)", "top-1 equal>", "steps>"
+    )
+    table.add_row(
+        done.path,
+        f"{done.bytes:,}",
+        f"uint8 {done.image_size} px",
+        f"{done.scale:.6g} * (q - {done.zero_point})",
+        f"{done.agreement:.1%}",
+        f"{done.difference:.2f}",
+    )
+    _out.print(table)
+    what = "images" if options.images else "patterns"
+    _out.print(
+        f"Compared with {options.module} on {done.images} {what}; steps: the outputs' mean "
+        "difference.",
+        soft_wrap=True,
+    )
+    if done.ranges == "bounds":
+        _out.print("The layers after the module have bounds as ranges; --images gives finer ones.")
+    return 0
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ConvertError(f"--images {folder}: no such folder")
+    kinds = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    if not files:
+        raise ConvertError(f"--images {folder}: no {', '.join(sorted(kinds))} in it")
+    return files
 
 
 def _all(options: argparse.Namespace) -> int:

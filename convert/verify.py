@@ -9,16 +9,19 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tensorflow_hub as hub
 
-from convert import applications
+from convert import applications, simulation
 from convert.errors import ConvertError
 from mobilenets import Variant
 
-__all__ = ["Parity", "compare"]
+__all__ = ["Parity", "compare", "sample_images"]
 
 # Folding changes the order of rounding: 1e-4 of the largest output is an ample bound in float32.
 TOLERANCE = 1e-4
+# Rounding to 8 bits is the same but for values on the edge between two steps.
+_MEAN_STEPS, _MOST_STEPS = 0.2, 4
 _IMAGES = 4
 
 
@@ -33,7 +36,8 @@ class Parity:
       image_size: Their height and width, in pixels.
       largest_output: Largest magnitude of the reference's outputs.
       largest_difference: Largest difference of an output.
-      tolerance: Bound on the difference, as a share of the largest output.
+      tolerance: Bound on the difference, as a share of the largest output; of quantops, what 4
+        steps of the last rounding are.
     """
 
     variables: int
@@ -58,7 +62,7 @@ def compare(
 
     Raises:
       ConvertError: The module cannot be loaded, a variable differs in any bit, or an output by
-        more than the tolerance.
+        more than the tolerance; of quantops also, the outputs by more than 0.2 steps on average.
     """
     try:
         module: Any = hub.load(str(directory))
@@ -76,27 +80,41 @@ def compare(
     ]
     if wrong:
         raise ConvertError(f"{directory} is not the checkpoint's:\n  " + "\n  ".join(wrong))
-    if not applications.builds(variant):
+    step = 0.0
+    if variant.quantized:
+        name = f"tf.contrib.quantize's graph, of TensorFlow {tf.__version__} operations"
+        images = sample_images(variant.image_size)
+        expected = simulation.reference(variant, values, images, num_classes)
+        step = simulation.step(variant, values, num_classes)
+    elif applications.builds(variant):
+        name = f"keras.applications.{_APPLICATION[variant.family]} (Keras {keras.__version__})"
+        images = sample_images(applications.input_size(variant))
+        reference = applications.reference(variant, values, num_classes)
+        expected = np.asarray(reference(2 * images - 1, training=False))
+    else:
         return Parity(len(found), None, 0, variant.image_size, None, None, TOLERANCE)
 
-    images = _images(applications.input_size(variant))
-    reference = applications.reference(variant, values, num_classes)
-    expected = np.asarray(reference(2 * images - 1, training=False))
-    difference = float(np.abs(module(images).numpy() - expected).max())
+    differences = np.abs(module(images).numpy() - expected)
     largest = float(np.abs(expected).max())
+    allowed = _MOST_STEPS * step or TOLERANCE * largest
     parity = Parity(
         variables=len(found),
-        reference=f"keras.applications.{_APPLICATION[variant.family]} (Keras {keras.__version__})",
+        reference=name,
         images=len(images),
         image_size=images.shape[1],
         largest_output=largest,
-        largest_difference=difference,
-        tolerance=TOLERANCE,
+        largest_difference=float(differences.max()),
+        tolerance=allowed / largest if largest else TOLERANCE,
     )
-    if not difference <= TOLERANCE * largest:
+    if not differences.max() <= allowed:
         raise ConvertError(
-            f"{directory} computes something else than {parity.reference}: outputs differ by up "
-            f"to {difference:.2g}, allowed {TOLERANCE * largest:.2g}"
+            f"{directory} computes something else than {name}: outputs differ by up to "
+            f"{differences.max():.2g}, allowed {allowed:.2g}"
+        )
+    if step and not differences.mean() <= _MEAN_STEPS * step:
+        raise ConvertError(
+            f"{directory} computes something else than {name}: outputs differ by "
+            f"{differences.mean():.2g} on average, allowed {_MEAN_STEPS * step:.2g}"
         )
     return parity
 
@@ -104,7 +122,7 @@ def compare(
 _APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
 
 
-def _images(size: int) -> np.ndarray:
+def sample_images(size: int) -> np.ndarray:
     """Images in [0, 1] with structure at all scales, the same at every call."""
     random = np.random.default_rng(0)
     images = np.zeros((_IMAGES, size, size, 3), np.float32)

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from mobilenets.layers import MOMENTUM, ConvBatchNorm
+from mobilenets.quantization import QuantizedConvBatchNorm
 
 __all__ = ["DepthwiseSeparable", "InvertedResidual"]
 
@@ -53,6 +54,7 @@ class _Block(keras.layers.Layer):
         training: bool = False,
         batch_norm_momentum: float | tf.Tensor = MOMENTUM,
         return_endpoints: bool = False,
+        activation_range_momentum: float | tf.Tensor | None = None,
     ) -> tf.Tensor | dict[str, tf.Tensor]:
         """Runs the block.
 
@@ -61,17 +63,20 @@ class _Block(keras.layers.Layer):
           training: Whether batch norms use the batch's statistics and move the moving ones.
           batch_norm_momentum: In [0, 1]: the share of the moving statistics that stays.
           return_endpoints: Whether to return every named activation.
+          activation_range_momentum: In [0, 1]: the share of the activations' ranges that stays,
+            where convolutions are quantized; None takes 0.999.
 
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), filters]`, or with
           `return_endpoints` a dict of activations by name, in order; the last is the output.
         """
+        arguments = {"training": training, "batch_norm_momentum": batch_norm_momentum}
+        if activation_range_momentum is not None:
+            arguments["activation_range_momentum"] = activation_range_momentum
         endpoints = {}
         inputs = outputs = tf.cast(inputs, self.compute_dtype)
         for convolution in self.convolutions:
-            outputs = convolution(
-                outputs, training=training, batch_norm_momentum=batch_norm_momentum
-            )
+            outputs = convolution(outputs, **arguments)
             if convolution is self.convolutions[-1]:
                 outputs = self._join(inputs, outputs)
             endpoints[self._endpoint(convolution)] = outputs
@@ -103,12 +108,25 @@ class DepthwiseSeparable(_Block):
       strides: Step of the depthwise convolution, in pixels.
       scope: Prefix of the variables' names (`MobilenetV1/Conv2d_1` gives
         `MobilenetV1/Conv2d_1_depthwise/depthwise_weights`); None takes the Keras path.
+      quantized: Whether the convolutions simulate 8-bit quantization.
     """
 
+    def __init__(
+        self,
+        filters: int,
+        strides: int = 1,
+        scope: str | None = None,
+        quantized: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(filters, strides, scope, **kwargs)
+        self.quantized = quantized
+
     def _plan(self, channels: int) -> list[ConvBatchNorm]:
+        convolution = QuantizedConvBatchNorm if self.quantized else ConvBatchNorm
         scope = self.scope and f"{self.scope}_"
         return [
-            ConvBatchNorm(
+            convolution(
                 None,
                 3,
                 self.strides,
@@ -116,7 +134,7 @@ class DepthwiseSeparable(_Block):
                 scope=scope and f"{scope}depthwise",
                 dtype=self.dtype_policy,
             ),
-            ConvBatchNorm(
+            convolution(
                 self.filters,
                 name="pointwise",
                 scope=scope and f"{scope}pointwise",
@@ -126,6 +144,9 @@ class DepthwiseSeparable(_Block):
 
     def _endpoint(self, convolution: ConvBatchNorm) -> str:
         return f"{self.name}_{convolution.name}"
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "quantized": self.quantized}
 
 
 @keras.saving.register_keras_serializable("mobilenets")

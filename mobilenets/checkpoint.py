@@ -397,6 +397,8 @@ def identify(
             f"{source} is {_title(selection.family)} with depth multiplier {multiplier:g}, but "
             "nothing says which image size it was trained at: give that, or the variant"
         )
+    if selection.quantized and selection.family != "mobilenet_v1":
+        raise CheckpointError(f"{source} is a quantized MobileNet V2: only V1's were published")
     try:
         return Variant(selection.family, multiplier, size, selection.quantized)
     except ValueError as error:
@@ -438,10 +440,10 @@ def _check_agreement(
         )
     if claimed.quantized != selection.quantized:
         states = ("no ranges of simulated quantization", "ranges of simulated quantization")
+        found = next((name for name in selection.keys if _RANGE.fullmatch(name)), "none")
         raise CheckpointError(
             f"{source} is not {claimed}: expected {states[claimed.quantized]} "
-            f"(weights_quant, act_quant), found {'some' if selection.quantized else 'none'}; "
-            f"{advice}"
+            f"(…/weights_quant/min, …/act_quant/max), found {found}; {advice}"
         )
     shapes = _kernel_shapes(checkpoint, selection)
     wrong = _misfits(shapes, selection.family, claimed.depth_multiplier)

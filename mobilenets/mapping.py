@@ -8,6 +8,7 @@ import numpy as np
 
 from mobilenets.checkpoint import Checkpoint, CheckpointError, Selection
 from mobilenets.model import MobileNet
+from mobilenets.quantization import range_problems
 from mobilenets.variants import Variant
 
 __all__ = ["assign", "read"]
@@ -28,8 +29,8 @@ def read(
       Slim variable name to value, in Slim's order.
 
     Raises:
-      CheckpointError: Variables are missing, left over, mis-shaped or not finite; the message lists
-        every one.
+      CheckpointError: Variables are missing, left over, mis-shaped or not finite, or ranges that
+        8 bits cannot quantize; the message lists every one.
     """
     expected = {
         name: tuple(variable.shape)
@@ -62,7 +63,7 @@ def read(
             f"{name}: expected finite float32, found {_fault(value)}"
             for name, value in values.items()
             if value.dtype != np.float32 or not np.isfinite(value).all()
-        ]
+        ] or range_problems(values)
     if problems:
         count = f"{len(problems)} variable{'s' if len(problems) > 1 else ''}"
         raise CheckpointError(

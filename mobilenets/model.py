@@ -12,6 +12,14 @@ from mobilenets import architecture
 from mobilenets.architecture import ConvolutionRow, SeparableRow
 from mobilenets.blocks import DepthwiseSeparable, InvertedResidual
 from mobilenets.layers import L2, MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
+from mobilenets.quantization import (
+    RANGE_MOMENTUM,
+    FakeQuantization,
+    QuantizedConvBatchNorm,
+    quantize_activations,
+    quantize_images,
+    quantize_weights,
+)
 from mobilenets.variants import Variant
 
 __all__ = ["MobileNet"]
@@ -43,11 +51,48 @@ class _Logits(keras.layers.Layer):
         return {f"{self.scope}/weights": self.kernel, f"{self.scope}/biases": self.biases}
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        kernel = tf.convert_to_tensor(self.kernel)[0, 0]
-        return tf.nn.bias_add(tf.matmul(inputs, kernel), tf.convert_to_tensor(self.biases))
+        return self._logits(inputs, tf.convert_to_tensor(self.kernel))
+
+    def _logits(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.bias_add(tf.matmul(inputs, kernel[0, 0]), tf.convert_to_tensor(self.biases))
 
     def get_config(self) -> dict:
         return {**super().get_config(), "num_classes": self.num_classes, "scope": self.scope}
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class _QuantizedLogits(_Logits):
+    """`_Logits` with simulated 8-bit weights and outputs; the biases stay as they are."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.weights_quant = FakeQuantization(narrow_range=True, name="weights_quant")
+        self.act_quant = FakeQuantization(name="act_quant")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        super().build(input_shape)
+        with tf.name_scope(f"{self.scope}/"):
+            self.weights_quant.build()
+            self.act_quant.build()
+
+    @property
+    def slim_variables(self) -> dict[str, keras.Variable]:
+        return super().slim_variables | {
+            f"{self.scope}/{quantization.name}/{variable.name}": variable
+            for quantization in (self.weights_quant, self.act_quant)
+            for variable in (quantization.min, quantization.max)
+        }
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool = False,
+        activation_range_momentum: float | tf.Tensor = RANGE_MOMENTUM,
+    ) -> tf.Tensor:
+        adapt = training and self.trainable
+        kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt)
+        outputs = self._logits(inputs, kernel)
+        return quantize_activations(self.act_quant, outputs, adapt, activation_range_momentum)
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -59,6 +104,10 @@ class MobileNet(keras.Model):
     variant's `image_size` is what the network was trained at). Output: float
     `[batch, num_features]`, or `[batch, num_classes]` logits.
 
+    A quantized variant simulates 8-bit weights and activations, in float32. Training it keeps the
+    batch norms' moving statistics and moves the ranges of the quantization instead. Other image
+    sizes than the variant's work too, but its ranges were trained at that size.
+
     Args:
       variant: A `Variant` or anything that `Variant.parse` reads, e.g. `"mobilenet_v2_035_96"`.
       num_classes: Length of the logits, 1 or more; None builds the feature vector alone, unless
@@ -68,9 +117,12 @@ class MobileNet(keras.Model):
         keeps, unless the call says another.
       dropout_rate: Share of features dropped before the logits in training; None takes Slim's:
         0.001 for V1, 0.2 for V2.
+      activation_range_momentum: In [0, 1]: the share of its activations' ranges that a quantized
+        variant keeps in a training step, unless the call says another.
 
     Raises:
-      ValueError: The variant does not exist, or the number of classes is not that of the names.
+      ValueError: The variant does not exist, or the number of classes is not that of the names;
+        a quantized variant of V2 (none was published), or in another dtype than float32.
     """
 
     def __init__(
@@ -80,12 +132,20 @@ class MobileNet(keras.Model):
         class_names: Sequence[str] | None = None,
         batch_norm_momentum: float = MOMENTUM,
         dropout_rate: float | None = None,
+        activation_range_momentum: float = RANGE_MOMENTUM,
         **kwargs,
     ) -> None:
         variant = Variant(**variant) if isinstance(variant, dict) else Variant.parse(variant)
         scope = architecture.scope(variant.family)
         kwargs.setdefault("name", scope)
         super().__init__(autocast=False, **kwargs)
+        if variant.quantized and variant.family != "mobilenet_v1":
+            raise ValueError(f"{variant}: only MobileNet V1 has quantized variants")
+        if variant.quantized and self.dtype_policy.name != "float32":
+            raise ValueError(
+                f"{variant} simulates 8-bit quantization in float32; got dtype "
+                f"{self.dtype_policy.name!r}: pass dtype='float32'"
+            )
         self.variant = variant
         self.class_names = None if class_names is None else tuple(map(str, class_names))
         if self.class_names is not None and num_classes not in (None, len(self.class_names)):
@@ -97,6 +157,7 @@ class MobileNet(keras.Model):
             raise ValueError(f"num_classes must be 1 or more, or None; got {self.num_classes}")
         self.num_features = architecture.num_features(variant)
         self.batch_norm_momentum = batch_norm_momentum
+        self.activation_range_momentum = activation_range_momentum
         self.dropout_rate = (
             architecture.dropout_rate(variant.family) if dropout_rate is None else dropout_rate
         )
@@ -105,7 +166,7 @@ class MobileNet(keras.Model):
         ]
         self.logits = None
         if self.num_classes is not None:
-            self.logits = _Logits(
+            self.logits = (_QuantizedLogits if variant.quantized else _Logits)(
                 self.num_classes,
                 scope=f"{scope}/Logits/Conv2d_1c_1x1",
                 name="Logits",
@@ -123,10 +184,12 @@ class MobileNet(keras.Model):
             "strides": row.strides,
             "dtype": self.dtype_policy,
         }
+        quantized = self.variant.quantized
         if isinstance(row, ConvolutionRow):
-            return ConvBatchNorm(row.filters, row.kernel_size, **common)
+            convolution = QuantizedConvBatchNorm if quantized else ConvBatchNorm
+            return convolution(row.filters, row.kernel_size, **common)
         if isinstance(row, SeparableRow):
-            return DepthwiseSeparable(row.filters, **common)
+            return DepthwiseSeparable(row.filters, quantized=quantized, **common)
         return InvertedResidual(row.filters, expansion=row.expansion, **common)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -164,15 +227,18 @@ class MobileNet(keras.Model):
         training: bool | None = None,
         return_endpoints: bool = False,
         batch_norm_momentum: float | tf.Tensor | None = None,
+        activation_range_momentum: float | tf.Tensor | None = None,
     ) -> tf.Tensor | dict[str, tf.Tensor]:
         """Computes the feature vector or the logits.
 
         Args:
           inputs: `[batch, height, width, 3]`, RGB with values in [0, 1].
           training: Whether batch norms use the batch's statistics and move the moving ones, and
-            dropout is on. A frozen model (`trainable=False`) or block keeps its statistics.
+            dropout is on. A frozen model (`trainable=False`) or block keeps its statistics. In a
+            quantized variant the ranges move, and the batch norms' statistics stay.
           return_endpoints: Whether to return every named activation.
           batch_norm_momentum: In [0, 1]; None takes the model's.
+          activation_range_momentum: In [0, 1], for quantized variants; None takes the model's.
 
         Returns:
           `[batch, num_features]` features or `[batch, num_classes]` logits. With
@@ -186,6 +252,16 @@ class MobileNet(keras.Model):
         endpoints: dict[str, tf.Tensor] = {}
         outputs = 2 * tf.convert_to_tensor(inputs) - 1
         arguments = {"training": bool(training), "batch_norm_momentum": momentum}
+        quantization: dict = {}
+        if self.variant.quantized:
+            outputs = quantize_images(outputs)
+            quantization["activation_range_momentum"] = (
+                self.activation_range_momentum
+                if activation_range_momentum is None
+                else activation_range_momentum
+            )
+            arguments |= quantization
+            quantization["training"] = bool(training)
         for block, row in zip(self.blocks, architecture.rows(self.variant), strict=True):
             if isinstance(row, ConvolutionRow):
                 outputs = block(outputs, **arguments)
@@ -204,7 +280,7 @@ class MobileNet(keras.Model):
         if self.logits is not None:
             if training and self.dropout_rate:
                 outputs = tf.nn.dropout(outputs, self.dropout_rate)
-            outputs = self.logits(outputs)
+            outputs = self.logits(outputs, **quantization)
             endpoints["Logits"] = outputs
             endpoints["Predictions"] = tf.nn.softmax(outputs)
         if not return_endpoints:
@@ -237,4 +313,5 @@ class MobileNet(keras.Model):
             "class_names": self.class_names,
             "batch_norm_momentum": self.batch_norm_momentum,
             "dropout_rate": self.dropout_rate,
+            "activation_range_momentum": self.activation_range_momentum,
         }

@@ -24,6 +24,7 @@ from mobilenets.checkpoint import CheckpointError
 from mobilenets.images import class_names
 from mobilenets.layers import L2, MOMENTUM
 from mobilenets.model import MobileNet
+from mobilenets.quantization import RANGE_MOMENTUM
 from mobilenets.sources import local
 from mobilenets.variants import Variant
 
@@ -38,7 +39,9 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
 
     `hub.KerasLayer(directory)` maps `[batch, height, width, 3]` images, RGB float32 in [0, 1], to
     features or logits as the model does. Its function takes
-    `(inputs, training=False, return_endpoints=False, batch_norm_momentum=0.99)`.
+    `(inputs, training=False, return_endpoints=False, batch_norm_momentum=0.99)`; that of a
+    quantized variant, whose batch norms' statistics stay, has `activation_range_momentum=0.999`
+    in place of the last.
 
     Signatures, all with the input `images` and the output `default`: `serving_default` gives what
     the model gives, `image_feature_vector` the features and, with classes,
@@ -131,31 +134,50 @@ def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
 
 
 def _traced(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
-    @tf.function
-    def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
-        return model(
-            inputs,
-            training=training,
-            return_endpoints=return_endpoints,
-            batch_norm_momentum=batch_norm_momentum,
-        )
+    if model.variant.quantized:
+        momentum = "activation_range_momentum"
+
+        @tf.function
+        def call(
+            inputs, training=False, return_endpoints=False, activation_range_momentum=RANGE_MOMENTUM
+        ):
+            return model(
+                inputs,
+                training=training,
+                return_endpoints=return_endpoints,
+                activation_range_momentum=activation_range_momentum,
+            )
+    else:
+        momentum = "batch_norm_momentum"
+
+        @tf.function
+        def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
+            return model(
+                inputs,
+                training=training,
+                return_endpoints=return_endpoints,
+                batch_norm_momentum=batch_norm_momentum,
+            )
 
     # The first trace tells the image size: TF Hub's make_image_classifier reads it from there.
     size = model.variant.image_size
-    _trace(call, size, training=False, return_endpoints=False)
+    _trace(call, size, momentum, training=False, return_endpoints=False)
     for training in (False, True):
         for return_endpoints in (False, True):
-            _trace(call, None, training=training, return_endpoints=return_endpoints)
+            _trace(call, None, momentum, training=training, return_endpoints=return_endpoints)
     return call
 
 
 def _trace(
-    call: tf.types.experimental.PolymorphicFunction, size: int | None, **arguments: bool
+    call: tf.types.experimental.PolymorphicFunction,
+    size: int | None,
+    momentum: str,
+    **arguments: bool,
 ) -> None:
     call.get_concrete_function(
         tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
         **arguments,
-        batch_norm_momentum=tf.TensorSpec([], tf.float32, name="batch_norm_momentum"),
+        **{momentum: tf.TensorSpec([], tf.float32, name=momentum)},
     )
 
 
@@ -189,6 +211,7 @@ def load(
     variant: Variant | str | None = None,
     trainable: bool = True,
     batch_norm_momentum: float | None = None,
+    activation_range_momentum: float | None = None,
 ) -> MobileNet:
     """A native Keras 3 model of a module that `save` wrote, or of a TF-Slim checkpoint.
 
@@ -207,6 +230,8 @@ def load(
       trainable: Whether the model's weights are to be trained.
       batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
         keeps; None takes the saved model's, and 0.99 for a checkpoint.
+      activation_range_momentum: In [0, 1], for quantized variants: the share of the activations'
+        ranges that a step keeps; None takes the saved model's, and 0.999 for a checkpoint.
 
     Raises:
       FileNotFoundError: There is nothing of that name.
@@ -225,6 +250,8 @@ def load(
             config, values = _from_checkpoint(path, source, variant)
         if batch_norm_momentum is not None:
             config["batch_norm_momentum"] = batch_norm_momentum
+        if activation_range_momentum is not None:
+            config["activation_range_momentum"] = activation_range_momentum
         model = MobileNet(**config, trainable=trainable)
         if values is None:
             module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])

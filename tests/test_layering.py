@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "mobilenets").rglob("*.py"))
 CONVERTER = sorted((ROOT / "convert").rglob("*.py"))
 
-# A module uses those before it; some use none.
+# A module uses those before it; those apart use none.
 ORDER = [
     "variants",
     "architecture",

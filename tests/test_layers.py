@@ -83,6 +83,17 @@ def test_inference_is_that_of_keras(
         assert outputs.min() < 0
 
 
+@all_kinds
+def test_inference_at_sizes_that_are_not_known(
+    kind: str, build: Callable[..., ConvBatchNorm], inputs: np.ndarray
+) -> None:
+    layer = build(kind)
+    traced = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 5], tf.float32)])
+    expected = plain(layer, SHAPE)(inputs, training=False).numpy()
+    outputs = traced(tf.constant(inputs))
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
 def test_activation_is_relu6(build: Callable[..., ConvBatchNorm], inputs: np.ndarray) -> None:
     outputs = build("convolution")(20 * inputs).numpy()
     assert (outputs.min(), outputs.max()) == (0, 6)

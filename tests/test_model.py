@@ -157,6 +157,20 @@ def test_images_are_scaled(
     np.testing.assert_array_equal(endpoints[first], stem(2 * images - 1))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_integer_images_are_refused(dtype: str, small: Callable[..., MobileNet]) -> None:
+    """They are in 0 to 255, and would be taken for something else."""
+    with pytest.raises((TypeError, ValueError), match="float"):
+        small("mobilenet_v1")(np.zeros((1, 32, 32, 3), dtype))
+
+
+def test_float64_images(small: Callable[..., MobileNet], random_images: Images) -> None:
+    images = random_images(2, 32)
+    outputs = small("mobilenet_v1")(images.astype(np.float64))
+    assert outputs.dtype == tf.float32
+    np.testing.assert_array_equal(outputs, small("mobilenet_v1")(images))
+
+
 @pytest.mark.parametrize("num_classes", [1, 2, 1000, 1001])
 def test_num_classes(num_classes: int, random_images: Images) -> None:
     model = MobileNet(SMALL["mobilenet_v1"], num_classes)

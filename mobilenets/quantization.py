@@ -1,0 +1,207 @@
+"""Simulated 8-bit quantization: float32 values rounded to what 8 bits with a range can hold.
+
+The numerics are those of `tf.contrib.quantize`, with which the published quantops checkpoints
+were trained, once it has frozen the batch norms: batch norm folded into the convolution with the
+moving statistics, the folded weights quantized in their own range (narrow: 255 values), the
+activations in theirs (256 values).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mobilenets.layers import MOMENTUM, ConvBatchNorm
+
+__all__ = ["FakeQuantization", "QuantizedConvBatchNorm", "quantize_images", "range_problems"]
+
+# contrib.quantize's ema_decay, and the ranges it starts from.
+RANGE_MOMENTUM = 0.999
+_INITIAL = 6.0
+# The published quantops modules widen the images' range of [-1, 1] by 0.05 %.
+_IMAGE_RANGE = 1.0005
+
+
+def quantize_images(images: tf.Tensor) -> tf.Tensor:
+    """Images in [-1, 1] as the quantops networks see them: rounded to 8 bits."""
+    images = tf.cast(images, tf.float32)
+    return tf.quantization.fake_quant_with_min_max_args(images, -_IMAGE_RANGE, _IMAGE_RANGE)
+
+
+def range_problems(values: Mapping[str, np.ndarray]) -> list[str]:
+    """What is wrong with the ranges among a network's variables.
+
+    Args:
+      values: Slim variable name to value; names that end neither in `/min` nor `/max` are passed
+        over.
+
+    Returns:
+      One line for each range that 8 bits cannot quantize, naming its variable.
+    """
+    problems = []
+    for name, value in values.items():
+        scope, _, bound = name.rpartition("/")
+        if bound not in ("min", "max"):
+            continue
+        other = f"{scope}/{'max' if bound == 'min' else 'min'}"
+        if other not in values:
+            problems.append(f"{other}: missing, but there is {name}")
+        elif bound == "min":
+            low, high = float(value), float(values[other])
+            if low >= high:
+                problems.append(f"{name}: {low:g} is not below {other}, which is {high:g}")
+            elif low > 0:
+                problems.append(f"{name}: {low:g} is above 0; a range must contain 0")
+            elif high < 0:
+                problems.append(f"{other}: {high:g} is below 0; a range must contain 0")
+    return problems
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class FakeQuantization(keras.layers.Layer):
+    """Rounds float32 to 8 bits with a range that is kept in the variables `min` and `max`.
+
+    The range is moved a little so that 0 is one of the values (gemmlowp's nudging). Gradients
+    pass straight through the rounding.
+
+    Args:
+      minimum: Lower end of the range to start from, at most 0.
+      narrow_range: Whether to use 255 of the 256 values, as integer kernels want of weights.
+    """
+
+    def __init__(self, minimum: float = -_INITIAL, narrow_range: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.minimum = minimum
+        self.narrow_range = narrow_range
+
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        self.min = self._bound("min", self.minimum)
+        self.max = self._bound("max", _INITIAL)
+
+    def _bound(self, name: str, value: float) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def rounded(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Rounds to the range; values outside of it are clipped and have no gradient.
+
+        Args:
+          inputs: Of any shape, float32.
+        """
+        return tf.quantization.fake_quant_with_min_max_vars(
+            inputs, self.min.value, self.max.value, num_bits=8, narrow_range=self.narrow_range
+        )
+
+    def follow(self, inputs: tf.Tensor, momentum: float | tf.Tensor) -> None:
+        """Moves the range towards that of the inputs, widened to contain 0.
+
+        Args:
+          inputs: Of any shape, float32.
+          momentum: In [0, 1]: the share of the range that stays.
+        """
+        inputs = tf.stop_gradient(inputs)
+        low = tf.minimum(tf.reduce_min(inputs), 0.0)
+        high = tf.maximum(tf.reduce_max(inputs), 0.0)
+        for bound, batch in ((self.min, low), (self.max, high)):
+            bound.assign(batch + momentum * (bound.value - batch))
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "minimum": self.minimum,
+            "narrow_range": self.narrow_range,
+        }
+
+
+def quantize_weights(quantization: FakeQuantization, weights: tf.Tensor, adapt: bool) -> tf.Tensor:
+    """Weights rounded to their range, which with `adapt` is their current one.
+
+    Then none lies outside, and all have their gradient; also those that nudging clips.
+    """
+    if not adapt:
+        return quantization.rounded(weights)
+    quantization.follow(weights, momentum=0.0)
+    # The difference is exactly 0 and carries the gradient.
+    fixed = tf.stop_gradient
+    return fixed(quantization.rounded(weights)) + (weights - fixed(weights))
+
+
+def quantize_activations(
+    quantization: FakeQuantization,
+    activations: tf.Tensor,
+    adapt: bool,
+    momentum: float | tf.Tensor,
+) -> tf.Tensor:
+    """Activations rounded to their range, which with `adapt` follows the batch's."""
+    if adapt:
+        quantization.follow(activations, momentum)
+    return quantization.rounded(activations)
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class QuantizedConvBatchNorm(ConvBatchNorm):
+    """`ConvBatchNorm` with simulated 8-bit weights and activations; float32 alone.
+
+    In inference the ranges are those of the variables. In training the batch norm stays folded
+    with its moving statistics, which do not move (contrib.quantize's regime after its freeze
+    delay); the weights' range is that of the current folded weights, and the activations' a
+    moving average over the batches.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.weights_quant = FakeQuantization(narrow_range=True, name="weights_quant")
+        self.act_quant = FakeQuantization(0.0 if self.activation else -_INITIAL, name="act_quant")
+
+    @property
+    def _range_scope(self) -> str:
+        # contrib.quantize names ranges after operations, whose names repeat the network's scope.
+        scope = self.scope or self.path
+        return f"{scope.partition('/')[0]}/{scope}" if self.scope else scope
+
+    @property
+    def slim_variables(self) -> dict[str, keras.Variable]:
+        """The variables by name; the ranges come after the batch norm's."""
+        return super().slim_variables | {
+            f"{self._range_scope}/{quantization.name}/{variable.name}": variable
+            for quantization in (self.weights_quant, self.act_quant)
+            for variable in (quantization.min, quantization.max)
+        }
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        super().build(input_shape)
+        with tf.name_scope(f"{self._range_scope}/"):
+            self.weights_quant.build()
+            self.act_quant.build()
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool = False,
+        batch_norm_momentum: float | tf.Tensor = MOMENTUM,
+        activation_range_momentum: float | tf.Tensor = RANGE_MOMENTUM,
+    ) -> tf.Tensor:
+        """Convolves, normalizes, activates; rounds the weights and the result.
+
+        Args:
+          inputs: `[batch, height, width, channels]`.
+          training: Whether to move the ranges. A frozen layer (`trainable=False`) never does.
+          batch_norm_momentum: Without effect: the moving statistics stay.
+          activation_range_momentum: In [0, 1]: the share of the activations' range that stays.
+        """
+        adapt = training and self.trainable
+        kernel, offset = self._folded()
+        outputs = self._convolve(inputs, quantize_weights(self.weights_quant, kernel, adapt))
+        outputs = tf.nn.bias_add(outputs, offset)
+        if self.activation:
+            outputs = tf.nn.relu6(outputs)
+        return quantize_activations(self.act_quant, outputs, adapt, activation_range_momentum)
