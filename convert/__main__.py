@@ -173,7 +173,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(command)
     command.set_defaults(run=_lite)
+
+    command = commands.add_parser("keras-weights", help="a module's weights for keras.applications")
+    _add_module(command)
+    command.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="NAME.weights.h5 in Keras 3's format, or NAME.h5 in that of Keras 2; "
+        "Keras 3 and tf_keras load both",
+    )
+    command.add_argument(
+        "--no-top", action="store_true", help="without the logits, for include_top=False"
+    )
+    _add_json(command)
+    command.set_defaults(run=_keras_weights)
+
+    command = commands.add_parser("slim", help="a module back to a TF-Slim checkpoint")
+    _add_module(command)
+    command.add_argument(
+        "--output",
+        required=True,
+        metavar="PREFIX",
+        help="gives PREFIX.index and PREFIX.data-00000-of-00001",
+    )
+    _add_json(command)
+    command.set_defaults(run=_slim)
     return parser
+
+
+def _add_module(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "module", metavar="MODULE", type=Path, help="the folder of a module of this project"
+    )
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:
@@ -447,6 +480,40 @@ def _all(options: argparse.Namespace) -> int:
         counts = Counter(outcome.status for outcome in outcomes)
         _out.print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return 0 if all(outcome.good for outcome in outcomes) else 1
+
+
+def _keras_weights(options: argparse.Namespace) -> int:
+    with _err.status(f"exporting {_plain(str(options.module))}"):
+        from convert import quiet  # noqa: F401
+        from convert.keras_weights import export
+
+        done = export(options.module, options.output, top=not options.no_top)
+    if options.json:
+        _print_json({**dataclasses.asdict(done), "call": done.call})
+        return 0
+    table = _table("file", "classes>", "difference>", "of outputs to>")
+    table.add_row(
+        done.file,
+        _figure(done.classes, "d"),
+        _figure(done.largest_difference, ".1e"),
+        _figure(done.largest_output, ".3g"),
+    )
+    _out.print(table)
+    _out.print(_plain(done.call), soft_wrap=True)
+    return 0
+
+
+def _slim(options: argparse.Namespace) -> int:
+    with _err.status(f"exporting {_plain(str(options.module))}"):
+        from convert import quiet  # noqa: F401
+        from convert.slim import export
+
+        values = export(options.module, options.output)
+    if options.json:
+        _print_json({"prefix": options.output, "variables": list(values)})
+    else:
+        _out.print(f"{_plain(options.output)}: {len(values)} variables", soft_wrap=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
-__all__: list[str] = []
+__all__ = ["held_back"]
 
 _STDERR = 2
 
 
 @contextlib.contextmanager
-def _held_back() -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """Holds back what is written to standard error, by C++ too; shows it if the block fails."""
     sys.stderr.flush()
     stderr = os.dup(_STDERR)
@@ -52,7 +52,7 @@ def _held_back() -> Iterator[None]:
 _talkative = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0"
 # Told to tensorflow_hub by setuptools; nobody here can do anything about it.
 warnings.filterwarnings("ignore", "pkg_resources is deprecated")
-with contextlib.nullcontext() if _talkative else _held_back():
+with contextlib.nullcontext() if _talkative else held_back():
     import tensorflow as tf
 
     tf.config.list_physical_devices()

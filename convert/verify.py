@@ -16,7 +16,7 @@ from convert import applications, simulation
 from convert.errors import ConvertError
 from mobilenets import Variant
 
-__all__ = ["Parity", "compare", "sample_images"]
+__all__ = ["APPLICATION", "TOLERANCE", "Parity", "compare", "sample_images"]
 
 # Folding changes the order of rounding: 1e-4 of the largest output is an ample bound in float32.
 TOLERANCE = 1e-4
@@ -87,7 +87,7 @@ def compare(
         expected = simulation.reference(variant, values, images, num_classes)
         step = simulation.step(variant, values, num_classes)
     elif applications.builds(variant):
-        name = f"keras.applications.{_APPLICATION[variant.family]} (Keras {keras.__version__})"
+        name = f"keras.applications.{APPLICATION[variant.family]} (Keras {keras.__version__})"
         images = sample_images(applications.input_size(variant))
         reference = applications.reference(variant, values, num_classes)
         expected = np.asarray(reference(2 * images - 1, training=False))
@@ -119,7 +119,7 @@ def compare(
     return parity
 
 
-_APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
+APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
 
 
 def sample_images(size: int) -> np.ndarray:

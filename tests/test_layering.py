@@ -20,13 +20,15 @@ ORDER = [
     "architecture",
     "checkpoint",
     "layers",
+    "quantization",
     "blocks",
     "model",
     "mapping",
     "images",
+    "sources",
     "saved_model",
 ]
-APART = ["images", "_version"]
+APART = ["images", "sources", "_version"]
 
 NETWORK = {
     "aiohttp",

@@ -1,0 +1,56 @@
+"""Modules in, files out: what every export reads, and how it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from convert.errors import ConvertError
+from mobilenets import MobileNet, load
+
+__all__ = ["load_module", "written_beside"]
+
+
+def load_module(module: str | os.PathLike[str] | MobileNet) -> MobileNet:
+    """The native model of a module's folder; a model is returned as it is.
+
+    Raises:
+      ConvertError: It is not a module of this project, or damaged.
+    """
+    if isinstance(module, MobileNet):
+        return module
+    try:
+        return load(module)
+    except FileNotFoundError as error:
+        raise ConvertError(str(error)) from error
+    except Exception as error:
+        # Whatever is wrong with the files, TensorFlow says it in a class of its own.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not reason.startswith(os.fspath(module)):
+            reason = f"{module} is not a module that can be loaded: {reason}"
+        raise ConvertError(reason) from error
+
+
+@contextlib.contextmanager
+def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write in; what is there when the block ends moves to the target's folder.
+
+    The file called as the target moves last. If the block fails, nothing has been there.
+
+    Raises:
+      ConvertError: The files cannot be written.
+    """
+    target = Path(target)
+    try:
+        if target.is_dir():
+            raise ConvertError(f"{target} is a folder: say what the file in it is to be called")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            yield Path(folder)
+            for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == target.name):
+                os.replace(path, target.with_name(path.name))
+    except OSError as error:
+        raise ConvertError(f"{target} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,92 @@
+"""A checkpoint becomes a module and a checkpoint again: the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mobilenets
+from convert import slim
+from convert.checkpoint import Checkpoint, identify, num_classes, open_source, select
+from convert.errors import ConvertError
+from mobilenets import MobileNet, Variant
+from mobilenets.mapping import assign, read
+
+CHECKPOINTS = [
+    *(f"checkpoints/mobilenet_v1_0.25_{size}" for size in (128, 160, 192, 224)),
+    "checkpoints_2018/mobilenet_v1_0.25_224",
+    "hub_tf1/mobilenet_v2_035_128_feature_vector_2",
+    "slim_random/mobilenet_v1_0.5_160",
+    "slim_random/mobilenet_v2_0.35_96",
+]
+
+
+@pytest.mark.parametrize("weights", ["auto", "raw"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_checkpoint_to_module_to_checkpoint(name, weights, reference_data, tmp_path):
+    with open_source(reference_data / name) as source:
+        selection = select(source, weights)
+        variant = identify(source, selection)
+        classes = num_classes(source, selection)
+        model = MobileNet(variant, classes)
+        assign(model, read(source, selection, variant, classes))
+        expected = source.read(selection.keys.values())
+    mobilenets.save(model, tmp_path / "module")
+    slim.export(tmp_path / "module", tmp_path / f"{variant.slim_name}.ckpt")
+
+    written = Checkpoint(tmp_path / f"{variant.slim_name}.ckpt")
+    assert set(written.shapes) == {*selection.keys, "global_step"}
+    values = written.read(selection.keys)
+    for variable, key in selection.keys.items():
+        assert values[variable].dtype == expected[key].dtype
+        assert values[variable].tobytes() == expected[key].tobytes(), variable
+
+    with open_source(tmp_path) as again:
+        assert identify(again, select(again)) == variant
+        assert select(again).keys == {variable: variable for variable in selection.keys}
+
+
+@pytest.mark.parametrize("classes", [None, 3], ids=["feature vector", "classification"])
+@pytest.mark.parametrize("family", ["mobilenet_v1", "mobilenet_v2"])
+def test_a_saved_module_gives_its_variables(family, classes, module, tmp_path):
+    values = slim.export(module(family, classes), tmp_path / "new" / "model.ckpt")
+    found = Checkpoint(tmp_path / "new" / "model.ckpt")
+    variables = mobilenets.load(module(family, classes)).slim_variables
+    assert list(values) == list(variables)
+    for name, value in found.read(variables).items():
+        np.testing.assert_array_equal(value, variables[name].numpy())
+
+
+def test_tensorflow_1_restores_it_with_a_global_step(module, tmp_path):
+    """As Slim's eval_image_classifier does it, which wants a global_step."""
+    prefix = tmp_path / "model.ckpt"
+    values = slim.export(module("mobilenet_v1"), prefix)
+    name = "MobilenetV1/Conv2d_0/weights"
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variable = tf.compat.v1.get_variable(name, values[name].shape)
+        step = tf.compat.v1.train.get_or_create_global_step()
+        tf.compat.v1.train.Saver([variable, step]).restore(session, str(prefix))
+        np.testing.assert_array_equal(session.run(variable), values[name])
+        assert session.run(step) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "prefix", "message"),
+    [
+        ("absent", "model.ckpt", "no folder"),
+        ("{tmp}", "model.ckpt", "was not written by mobilenets.save"),
+        (None, "", "is a folder"),
+        (None, "new/", "is a folder"),
+    ],
+    ids=["no module", "another folder", "an existing folder", "a folder by its slash"],
+)
+def test_mistakes(source, prefix, message, tmp_path):
+    if source is None:
+        source = MobileNet(Variant("mobilenet_v1", 0.25, 32))
+    else:
+        source = source.format(tmp=tmp_path)
+    with pytest.raises(ConvertError, match=message) as error:
+        slim.export(source, f"{tmp_path}/{prefix}")
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
