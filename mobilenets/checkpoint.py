@@ -439,12 +439,13 @@ def _check_agreement(
             f"{architecture.scope(selection.family)}/…); {advice}"
         )
     if claimed.quantized != selection.quantized:
-        states = ("no ranges of simulated quantization", "ranges of simulated quantization")
-        found = next((name for name in selection.keys if _RANGE.fullmatch(name)), "none")
-        raise CheckpointError(
-            f"{source} is not {claimed}: expected {states[claimed.quantized]} "
-            f"(…/weights_quant/min, …/act_quant/max), found {found}; {advice}"
-        )
+        ranges = "ranges of simulated quantization"
+        if claimed.quantized:
+            scope = architecture.scope(selection.family)
+            state = f"{ranges} ({scope}/{scope}/Conv2d_0/weights_quant/min, …), found none"
+        else:
+            state = f"no {ranges}, found {next(filter(_RANGE.fullmatch, selection.keys))}"
+        raise CheckpointError(f"{source} is not {claimed}: expected {state}; {advice}")
     shapes = _kernel_shapes(checkpoint, selection)
     wrong = _misfits(shapes, selection.family, claimed.depth_multiplier)
     if wrong and (fitting := _fitting_multipliers(shapes, selection.family)):

@@ -168,11 +168,12 @@ class ConvBatchNorm(keras.layers.Layer):
         Args:
           inputs: `[batch, height, width, channels]`.
           training: Whether to normalize with the batch's statistics and move the moving ones.
-            A frozen layer (`trainable=False`) never does, as in Keras.
+            A frozen layer (`trainable=False`) never does, nor one with a frozen `batch_norm`, as
+            in Keras.
           batch_norm_momentum: In [0, 1]; see `BatchNorm`.
         """
         inputs = tf.cast(inputs, self.compute_dtype)
-        if training and self.trainable:
+        if training and self.trainable and self.batch_norm.trainable:
             outputs = self._convolve(inputs, self.kernel.value)
             outputs = self.batch_norm(outputs, momentum=batch_norm_momentum)
             return self._activate(outputs)

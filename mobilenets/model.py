@@ -234,8 +234,10 @@ class MobileNet(keras.Model):
         Args:
           inputs: `[batch, height, width, 3]`, RGB with values in [0, 1].
           training: Whether batch norms use the batch's statistics and move the moving ones, and
-            dropout is on. A frozen model (`trainable=False`) or block keeps its statistics. In a
-            quantized variant the ranges move, and the batch norms' statistics stay.
+            dropout is on. A frozen model (`trainable=False`) or block keeps its statistics, and so
+            do the frozen ones of `model.convolutions`' `batch_norm`: `keras.Model.fit` asks for
+            training, whatever a functional model was built with. In a quantized variant the ranges
+            move, and the batch norms' statistics stay.
           return_endpoints: Whether to return every named activation.
           batch_norm_momentum: In [0, 1]; None takes the model's.
           activation_range_momentum: In [0, 1], for quantized variants; None takes the model's.

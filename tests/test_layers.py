@@ -192,6 +192,19 @@ def test_frozen_layers_keep_their_statistics(
         np.testing.assert_array_equal(old, new)
 
 
+def test_a_frozen_batch_norm_keeps_its_statistics_alone(
+    build: Callable[..., ConvBatchNorm], inputs: np.ndarray
+) -> None:
+    layer = build("convolution")
+    layer.batch_norm.trainable = False
+    before = values(layer)
+    outputs = layer(inputs, training=True)
+    np.testing.assert_array_equal(outputs, layer(inputs, training=False))
+    assert [variable.name for variable in layer.trainable_variables] == ["weights"]
+    for old, new in zip(before, values(layer), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_inference_keeps_the_statistics(
     build: Callable[..., ConvBatchNorm], inputs: np.ndarray
 ) -> None:
