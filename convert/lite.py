@@ -43,7 +43,7 @@ _RECTIFIERS = ("Relu", "Relu6")
 _POOLING = "Mean"
 _SHAPING = ("Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims")
 # LiteRT knows the range of what these return.
-_FIXED = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
+_FIXED = ("Softmax", "Sigmoid", "Tanh")
 _PREPROCESSING = ("Placeholder", "Identity", "Cast", "Mul", "Sub", "AddV2", "RealDiv")
 _INDEXING = ("StridedSlice", "Transpose")
 
@@ -64,8 +64,8 @@ def integer_model(
         `.keras` file).
       images: `[number, image_size, image_size, 3]`, RGB in [0, 1], or the image files to make
         that of. A module has the ranges of all its values, but the layers that a classifier adds
-        have none: they get those that these images show, or without images bounds that no image
-        exceeds, which are coarser.
+        have none: they get those that these images show. Without images, one added layer gets
+        bounds that no image exceeds, which are coarser.
       image_size: In pixels; None takes the model's.
 
     Returns:
@@ -73,8 +73,8 @@ def integer_model(
       which `scale * (output - zero_point)` makes the model's.
 
     Raises:
-      ConvertError: The source is no quantops model, or has layers without an integer form; or
-        the images are not such.
+      ConvertError: The source is no quantops model, has layers without an integer form, or needs
+        images; or the images are not such.
     """
     infer, size = _inference(source, image_size)
     return _integer(_Network(infer, size), _images(images, size))
@@ -401,7 +401,20 @@ class _Network:
         }
 
     def bounds(self) -> _Ranges:
-        """Ranges, for what has none, that contain every possible value."""
+        """Ranges, for what one layer after the module returns, that contain all possible values.
+
+        Bounds on what a second layer makes of the bounds of a first are too wide to be of use.
+        """
+        added = [
+            operation
+            for operation in self._operations
+            if operation.type in _WEIGHTED and not self._rounding_of(operation.inputs[1])
+        ]
+        if len(added) > 1:
+            raise ConvertError(
+                f"{len(added)} layers after the module ({', '.join(op.name for op in added)}) "
+                "have no ranges of values: pass images to find them with (--images DIR)"
+            )
         return {
             operation: _range(*self._bounds(operation.outputs[0])) for operation in self.unknown
         }
@@ -411,11 +424,6 @@ class _Network:
         operation = tensor.op
         if tensor.name in self._constants:
             return self._constants[tensor.name], self._constants[tensor.name]
-        if tensor is self._images:
-            return np.array(-1.0), np.array(1.0)
-        if operation.type in _FIXED:
-            least, most = _FIXED[operation.type]
-            return np.array(least), np.array(most)
         if operation.type == _ROUNDING:
             _, *bounds = operation.inputs
             low, high = (self._constants[bound.name] for bound in bounds)
@@ -428,19 +436,11 @@ class _Network:
             other_low, other_high = self._bounds(operation.inputs[1])
             return low + other_low, high + other_high
         if operation.type in _WEIGHTED:
+            # The inputs are those of a rounding, from below 0 to above: padding with 0 is in them.
             kernel = self._kernel(operation)
-            if operation.type == "DepthwiseConv2dNative":
-                kernel = kernel.reshape(-1, 1, kernel.shape[2] * kernel.shape[3])
-                low, high = low.min(keepdims=True), high.max(keepdims=True)
-            else:
-                kernel = kernel.reshape(-1, *kernel.shape[-2:])
-                low, high = low[..., np.newaxis], high[..., np.newaxis]
-            # Zeros pad a convolution.
-            low, high = np.minimum(low, 0), np.maximum(high, 0)
+            kernel = kernel.reshape(-1, kernel.shape[-1])
             products = kernel * low, kernel * high
-            return np.minimum(*products).sum((0, 1)), np.maximum(*products).sum((0, 1))
-        if tensor.shape[-1] != operation.inputs[0].shape[-1]:
-            return low.min(keepdims=True), high.max(keepdims=True)
+            return np.minimum(*products).sum(0), np.maximum(*products).sum(0)
         return low, high
 
     def _kernel(self, operation: tf.Operation) -> np.ndarray:

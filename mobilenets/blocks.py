@@ -87,6 +87,10 @@ class _Block(keras.layers.Layer):
         height, width = (size and -(-size // self.strides) for size in (height, width))
         return (batch, height, width, self.filters)
 
+    def compute_output_spec(self, *args, **kwargs) -> keras.KerasTensor | dict:
+        # Traced: the shape alone does not tell one output from a dict of endpoints.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def get_config(self) -> dict:
         return {
             **super().get_config(),

@@ -249,10 +249,18 @@ class MobileNet(keras.Model):
           activations `[batch, height, width, channels]`, `…/global_pool`
           `[batch, 1, 1, num_features]` and, with classes, `…/Logits` and `…/Predictions`
           (probabilities), `[batch, num_classes]`.
+
+        Raises:
+          TypeError: The images are of integers.
         """
         momentum = self.batch_norm_momentum if batch_norm_momentum is None else batch_norm_momentum
         endpoints: dict[str, tf.Tensor] = {}
-        outputs = 2 * tf.convert_to_tensor(inputs) - 1
+        inputs = tf.convert_to_tensor(inputs)
+        if not inputs.dtype.is_floating:
+            raise TypeError(
+                f"images must be floats in [0, 1]; got {inputs.dtype.name}: divide by 255"
+            )
+        outputs = 2 * inputs - 1
         arguments = {"training": bool(training), "batch_norm_momentum": momentum}
         quantization: dict = {}
         if self.variant.quantized:

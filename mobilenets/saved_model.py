@@ -98,7 +98,9 @@ def _write(model: MobileNet, directory: Path) -> None:
     ):
         ours.assign(theirs.numpy())
     (directory / _CONFIG).parent.mkdir(parents=True)
-    (directory / _CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    (directory / _CONFIG).write_text(
+        json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
     module = tf.train.Checkpoint()
     # Lists, not dicts: the order is part of the interface.

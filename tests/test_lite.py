@@ -68,26 +68,27 @@ def pixels_of(images: np.ndarray) -> np.ndarray:
     return np.round(images * 255).astype(np.uint8)
 
 
+@pytest.fixture(scope="module")
+def models(reference_data: Path) -> Callable[[str], tuple[bytes, bytes]]:
+    """By name: ours of the quantized checkpoint, and Google's beside it."""
+    made: dict[str, tuple[bytes, bytes]] = {}
+
+    def models(name: str) -> tuple[bytes, bytes]:
+        if name not in made:
+            folder = reference_data / "checkpoints" / name
+            classes = 1001 if GOOGLES[name] == "logits" else None
+            model = MobileNet(name, classes)
+            found = Checkpoint(folder / f"{name}.ckpt").read(model.slim_variables)
+            for key, variable in model.slim_variables.items():
+                variable.assign(found[key])
+            (theirs,) = folder.glob("*.tflite")
+            made[name] = integer_model(model), theirs.read_bytes()
+        return made[name]
+
+    return models
+
+
 class TestGoogles:
-    @pytest.fixture(scope="module")
-    def models(self, reference_data: Path) -> Callable[[str], tuple[bytes, bytes]]:
-        """By name: ours of the quantized checkpoint, and Google's beside it."""
-        made: dict[str, tuple[bytes, bytes]] = {}
-
-        def models(name: str) -> tuple[bytes, bytes]:
-            if name not in made:
-                folder = reference_data / "checkpoints" / name
-                classes = 1001 if GOOGLES[name] == "logits" else None
-                model = MobileNet(name, classes)
-                found = Checkpoint(folder / f"{name}.ckpt").read(model.slim_variables)
-                for key, variable in model.slim_variables.items():
-                    variable.assign(found[key])
-                (theirs,) = folder.glob("*.tflite")
-                made[name] = integer_model(model), theirs.read_bytes()
-            return made[name]
-
-        return models
-
     @pytest.mark.parametrize("name", GOOGLES)
     def test_photographs(self, name: str, models: Callable, reference_data: Path) -> None:
         golden = np.load(reference_data / "golden" / f"{name}.npz")
@@ -223,8 +224,10 @@ HEADS: dict[str, list[Callable]] = {
 }
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("world", ["tf_keras", "native"])
+@pytest.mark.parametrize(
+    ("world", "head"),
+    [("tf_keras", "dense"), ("tf_keras", "hidden"), *(("native", head) for head in HEADS)],
+)
 def test_classifiers(
     world: str, head: str, saved: Path, quantized: Callable, patterns: np.ndarray
 ) -> None:
@@ -236,7 +239,10 @@ def test_classifiers(
     else:
         model = hub_classifier(saved, *(layer(tf_keras) for layer in HEADS[head]))
     expected = np.asarray(model(pixels_of(patterns) / np.float32(255)))
-    for images in (None, patterns):
+    if "hidden" in head:
+        with pytest.raises(ConvertError, match=r"2 layers after the module .*: pass images"):
+            integer_model(model)
+    for images in [patterns] if "hidden" in head else [patterns, None]:
         running = Running(integer_model(model, images=images))
         difference = np.abs(running.floats(patterns) - expected)
         assert difference.mean() < 0.03 * (expected.max() - expected.min())
@@ -244,9 +250,9 @@ def test_classifiers(
         assert dtypes == {np.uint8, np.int32}
 
 
-def test_a_functional_classifier_on_feature_maps(quantized: Callable, patterns: np.ndarray) -> None:
+def test_a_functional_classifier_on_feature_maps(saved: Path, patterns: np.ndarray) -> None:
     keras.utils.set_random_seed(1)
-    backbone = quantized(None)
+    backbone = mobilenets.load(saved)
     inputs = keras.Input((SIZE, SIZE, 3))
     maps = backbone(inputs, return_endpoints=True)["MobilenetV1/Conv2d_11_pointwise"]
     maps = keras.layers.Conv2D(12, 3, activation="relu", padding="same")(maps)
