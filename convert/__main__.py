@@ -17,11 +17,13 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -151,6 +153,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(command)
     command.set_defaults(run=_verify)
+
+    command = commands.add_parser(
+        "evaluate", help="top-1 and top-5 accuracy on labelled images, beside the published one"
+    )
+    command.add_argument(
+        "module", metavar="MODULE", help="a classification's folder; a checkpoint or URL works, too"
+    )
+    command.add_argument(
+        "--images",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="a folder for each class, called by its name, its position or its synset; or "
+        "ImageNet's validation images",
+    )
+    command.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="FILE",
+        help="for ImageNet's validation images: a synset a line, or file names and classes",
+    )
+    command.add_argument(
+        "--crop",
+        choices=("central", "none"),
+        default="central",
+        help="central: 87.5 %% of each side, as for the published accuracies; none: all of it",
+    )
+    command.add_argument(
+        "--batch-size", type=_count, default=32, metavar="N", help="images at a time"
+    )
+    _add_json(command)
+    command.set_defaults(run=_evaluate)
 
     command = commands.add_parser(
         "lite", help="a LiteRT model of integers alone, of a quantops module or a classifier on one"
@@ -425,6 +459,46 @@ def _image_files(folder: Path) -> list[Path]:
     if not files:
         raise ConvertError(f"--images {folder}: no {', '.join(sorted(kinds))} in it")
     return files
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_err,
+    )
+    with progress:
+        task = progress.add_task("loading TensorFlow", total=None)
+        from convert import quiet  # noqa: F401
+        from convert.evaluate import evaluate
+
+        done = evaluate(
+            options.module,
+            options.images,
+            ground_truth=options.ground_truth,
+            crop=options.crop,
+            batch_size=options.batch_size,
+            on_progress=lambda count, total: progress.update(
+                task, description="images", completed=count, total=total
+            ),
+        )
+    if options.json:
+        _print_json(dataclasses.asdict(done))
+        return 0
+    table = _table("variant", "images>", "top-1 %>", "top-5 %>", "published: top-1 %>", "top-5 %>")
+    figures = (done.top1, done.top5, done.published_top1, done.published_top5)
+    table.add_row(done.variant, str(done.images), *(_figure(figure, ".1f") for figure in figures))
+    _out.print(table)
+    crop = "central crop" if done.crop == "central" else "whole images"
+    _out.print(
+        f"Classes told by {_plain(done.layout)}; {crop} at {done.image_size} px.", soft_wrap=True
+    )
+    if done.published_top1 is not None:
+        _out.print("Published: on ILSVRC-2012's 50,000 validation images, central crop.")
+    return 0
 
 
 def _all(options: argparse.Namespace) -> int:

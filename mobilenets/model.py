@@ -303,12 +303,15 @@ class MobileNet(keras.Model):
     ) -> MobileNet:
         """A copy for other classes: the weights up to the features, and new, untrained logits.
 
+        What is frozen stays so in the copy, but its logits are to be trained: those of a frozen
+        model's copy alone.
+
         Args:
           num_classes: Length of the logits, 1 or more; None builds the feature vector alone,
             unless `class_names` says how many.
           class_names: One name for each logit; None for unnamed classes.
         """
-        classes = {"num_classes": num_classes, "class_names": class_names}
+        classes = {"num_classes": num_classes, "class_names": class_names, "trainable": True}
         copy = type(self).from_config({**self.get_config(), **classes})
         for ours, theirs in zip(self.blocks, copy.blocks, strict=True):
             theirs.set_weights(ours.get_weights())

@@ -310,9 +310,17 @@ class TestWithClasses:
             variable.assign(tf.zeros_like(variable))
         assert_equal_values(model, slim(V1)[1])
 
-    def test_frozen_models_get_frozen_logits(self, slim: Callable[..., tuple[Path, dict]]) -> None:
-        model = mobilenets.load(slim(V1)[0], trainable=False)
-        assert model.with_classes(2).trainable_variables == []
+    def test_logits_of_a_frozen_models_copy_are_trained(
+        self, slim: Callable[..., tuple[Path, dict]], random_images: Callable
+    ) -> None:
+        frozen = mobilenets.load(slim(V1)[0], trainable=False)
+        model = frozen.with_classes(3)
+        assert [variable.name for variable in model.trainable_variables] == ["weights", "biases"]
+        before = values(model)
+        model.compile("sgd", "mse")
+        model.fit(random_images(4, 32), np.ones((4, 3)), verbose=0)
+        changed = [k for k, v in values(model).items() if not np.array_equal(v, before[k])]
+        assert changed == [k for k in before if "/Logits/" in k]
 
 
 class TestReferenceData:
