@@ -494,7 +494,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     _out.print(table)
     crop = "central crop" if done.crop == "central" else "whole images"
     _out.print(
-        f"Classes told by {_plain(done.layout)}; {crop} at {done.image_size} px.", soft_wrap=True
+        f"Classes: {_plain(done.layout)}; {crop} at {done.image_size} px.", soft_wrap=True
     )
     if done.published_top1 is not None:
         _out.print("Published: on ILSVRC-2012's 50,000 validation images, central crop.")

@@ -242,26 +242,26 @@ def test_equal_logits_count_once(tmp_path: Path) -> None:
     assert (done.top1, done.top5) == (pytest.approx(10), pytest.approx(50))
 
 
-def test_crop(brightness: Path, tmp_path: Path) -> None:
-    """A white frame is beyond the central crop: what is left is black, whose first class is `a`."""
+@pytest.mark.parametrize(("crop", "brightest"), [("central", 0), ("none", 1)])
+def test_crop(
+    crop: str, brightest: float, brightness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A white frame lies beyond the central crop."""
     image = np.full((64, 64, 3), 0, np.uint8)
     image[:4] = image[-4:] = image[:, :4] = image[:, -4:] = 255
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "frame.png").write_bytes(tf.io.encode_png(image).numpy())
-    for crop, brightest in (("central", 0), ("none", 1)):
-        seen: list[float] = []
-        original = evaluation.images.load
-        with pytest.MonkeyPatch.context() as patch:
+    seen: list[float] = []
+    original = evaluation.images.load
 
-            def load(path: tf.Tensor, size: int, crop: str | None) -> tf.Tensor:
-                loaded = original(path, size, crop)
-                tf.py_function(lambda x: seen.append(float(x)), [tf.reduce_max(loaded)], [])
-                return loaded
+    def load(path: tf.Tensor, size: int, crop: str | None) -> tf.Tensor:
+        loaded = original(path, size, crop)
+        tf.py_function(lambda x: seen.append(float(x)), [tf.reduce_max(loaded)], [])
+        return loaded
 
-            patch.setattr(evaluation.images, "load", load)
-            done = evaluate(brightness, tmp_path, crop=crop)
-        assert seen == [brightest]
-        assert done.crop == crop
+    monkeypatch.setattr(evaluation.images, "load", load)
+    assert evaluate(brightness, tmp_path, crop=crop).crop == crop
+    assert seen == [brightest]
 
 
 def test_errors(brightness: Path, pictures: Path, module: Callable, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_table(
     assert main(["evaluate", str(brightness), "--images", str(pictures)]) == 0
     text = capsys.readouterr().out
     assert re.search(r"mobilenet_v1_025_32 +10 +50\.0 +80\.0 +41\.5 +66\.3", text)
-    assert "Classes told by folders by name; central crop at 32 px." in text
+    assert "Classes: folders by name; central crop at 32 px." in text
     assert "50,000 validation images" in text
 
 
