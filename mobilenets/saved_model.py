@@ -65,17 +65,30 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _write(model, beside)
-        if target.exists():
-            shutil.rmtree(target)
         # mkdtemp's folders are private.
         beside.chmod(0o777 & ~_umask())
-        beside.rename(target)
+        _replace(target, beside)
     except tf.errors.OpError as error:
         # "<path>; No space left on device": the path is that of a temporary file.
         reason = error.message.split(";")[-1].strip()
         raise OSError(errno.EIO, reason, str(target)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Moves a folder to where another may be, which comes back if that fails."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = new.with_name(f"{new.name}.old")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import mobilenets
-from mobilenets import MobileNet, Variant
+from mobilenets import MobileNet, Variant, saved_model
 
 Images = Callable[..., np.ndarray]
 Module = Callable[..., Path]
@@ -461,3 +461,27 @@ def test_class_names_are_an_asset(quick_save: None, tmp_path: Path) -> None:
 def test_unnamed_classes_have_no_asset(module: Module, loaded: Callable[..., Any]) -> None:
     assert not hasattr(loaded(V1, 7), "class_names")
     assert not (module(V1, 7) / "assets" / "class_names.txt").exists()
+
+
+def test_an_older_module_survives_a_failed_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, new = tmp_path / "module", tmp_path / ".new"
+    for folder, text in ((target, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / "file").write_text(text)
+    rename = Path.rename
+
+    def fail(self: Path, to: Path) -> Path:
+        if self == new:
+            raise OSError("no space")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space"):
+        saved_model._replace(target, new)
+    assert (target / "file").read_text() == "old"
+    monkeypatch.undo()
+    saved_model._replace(target, new)
+    assert [path.name for path in tmp_path.iterdir()] == ["module"]
+    assert (target / "file").read_text() == "new"
