@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ground-truth",
         type=Path,
         metavar="FILE",
-        help="for ImageNet's validation images: a synset a line, or file names and classes",
+        help="for ImageNet's validation images in one folder: a synset a line, in their order",
     )
     command.add_argument(
         "--crop",
@@ -493,9 +493,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     table.add_row(done.variant, str(done.images), *(_figure(figure, ".1f") for figure in figures))
     _out.print(table)
     crop = "central crop" if done.crop == "central" else "whole images"
-    _out.print(
-        f"Classes: {_plain(done.layout)}; {crop} at {done.image_size} px.", soft_wrap=True
-    )
+    _out.print(f"Classes: {_plain(done.layout)}; {crop} at {done.image_size} px.", soft_wrap=True)
     if done.published_top1 is not None:
         _out.print("Published: on ILSVRC-2012's 50,000 validation images, central crop.")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-import mobilenets
 from convert.download import archives
 from convert.errors import ConvertError
+from convert.files import load_module
 from mobilenets import images
 
 __all__ = ["Evaluation", "Labelled", "evaluate", "labelled"]
@@ -88,9 +87,8 @@ def labelled(
     alphabetical order, as `keras.utils.image_dataset_from_directory` numbers them.
 
     ImageNet's validation images, `ILSVRC2012_val_00000001.JPEG` and so on in one folder, need a
-    file of ground truth: a synset a line, in the order of the images' numbers (Slim's
-    `imagenet_2012_validation_synset_labels.txt`), or file names with a synset or a position from
-    0 to 999 each (Caffe's `val.txt`).
+    file of ground truth: a synset a line, in the order of the images' numbers, such as Slim's
+    `imagenet_2012_validation_synset_labels.txt`.
 
     Raises:
       ConvertError: There are no images, or their classes cannot be told.
@@ -128,46 +126,47 @@ def _positions(
     folder: Path, found: list[str], num_classes: int, class_names: Sequence[str] | None
 ) -> tuple[dict[str, int], str]:
     """The position among the logits of each folder's class, and how it was told."""
-    unknown = found
-    if class_names is not None:
-        names = [_comparable(name) for name in class_names]
-        unknown = [name for name in found if _comparable(name) not in names]
-        if not unknown:
-            shared = {name for name, count in Counter(names).items() if count > 1}
-            for name in found:
-                if _comparable(name) in shared:
-                    raise ConvertError(
-                        f"{folder / name}: several classes have that name; call the folders by the "
-                        "positions of the classes among the logits"
-                    )
-            return {name: names.index(_comparable(name)) for name in found}, "folders by name"
+    names = [_comparable(name) for name in class_names or ()]
+    unknown = [name for name in found if _comparable(name) not in names]
+    if not unknown:
+        for name in found:
+            if names.count(_comparable(name)) > 1:
+                raise ConvertError(
+                    f"{folder / name}: several classes have that name; call the folders by the "
+                    "positions of the classes among the logits"
+                )
+        return {name: names.index(_comparable(name)) for name in found}, "folders by name"
     if all(name.isdecimal() for name in found):
-        numbers = {name: int(name) for name in found}
-        if max(numbers.values()) >= num_classes:
-            raise ConvertError(
-                f"{folder / max(found, key=int)}: the module has {num_classes} classes, from 0 to "
-                f"{num_classes - 1}"
-            )
-        if num_classes == _ILSVRC_CLASSES + 1 and sorted(numbers.values()) == [*range(1000)]:
-            raise ConvertError(
-                f"{folder} has folders 0 to 999, but the module's class 0 is the background: "
-                "call them 1 to 1000"
-            )
-        return numbers, "folders by position"
+        return _numbers(folder, found, num_classes), "folders by position"
     if all(_SYNSET.fullmatch(name) for name in found):
         return _synset_positions(str(folder), found, num_classes), "folders by synset"
-    if class_names is None and len(found) == num_classes:
-        order = {name: position for position, name in enumerate(sorted(found))}
-        return order, "folders in alphabetical order"
-    if class_names is None:
+    if class_names is not None:
+        raise ConvertError(
+            f"{folder}: the module has no class called {_first_few(unknown)}; its {num_classes} "
+            f"classes are {_first_few(list(class_names))}"
+        )
+    if len(found) != num_classes:
         raise ConvertError(
             f"{folder} has {len(found)} folders for the module's {num_classes} unnamed classes: "
             "call them by the positions of the classes, from 0"
         )
-    raise ConvertError(
-        f"{folder}: the module has no class called {_first_few(unknown)}; its {num_classes} "
-        f"classes are {_first_few(list(class_names))}"
-    )
+    order = {name: position for position, name in enumerate(sorted(found))}
+    return order, "folders in alphabetical order"
+
+
+def _numbers(folder: Path, found: list[str], num_classes: int) -> dict[str, int]:
+    numbers = {name: int(name) for name in found}
+    if max(numbers.values()) >= num_classes:
+        raise ConvertError(
+            f"{folder / max(found, key=int)}: the module has {num_classes} classes, from 0 to "
+            f"{num_classes - 1}"
+        )
+    if num_classes == _ILSVRC_CLASSES + 1 and sorted(numbers.values()) == [*range(1000)]:
+        raise ConvertError(
+            f"{folder} has folders 0 to 999, but the module's class 0 is the background: "
+            "call them 1 to 1000"
+        )
+    return numbers
 
 
 def _comparable(name: str) -> str:
@@ -180,74 +179,42 @@ def _first_few(names: Sequence[str], most: int = 5) -> str:
 
 
 def _synset_positions(where: str, synsets: Sequence[str], num_classes: int) -> dict[str, int]:
-    background = _background(where, num_classes)
+    """ImageNet's classes are in the order of their synsets, perhaps after the background."""
+    background = num_classes - _ILSVRC_CLASSES
+    if background not in (0, 1):
+        raise ConvertError(f"{where} is of ImageNet, but the module has {num_classes} classes")
     order = sorted(set(synsets))
     if len(order) != _ILSVRC_CLASSES:
         raise ConvertError(
             f"{where} has {len(order)} synsets: only all 1000 tell which class each is; call the "
             "folders of a part by the names of the classes"
         )
-    return {synset: position + background for position, synset in enumerate(order)}
-
-
-def _background(where: str, num_classes: int) -> int:
-    """How many logits come before ImageNet's: 0 or 1."""
-    background = num_classes - _ILSVRC_CLASSES
-    if background not in (0, 1):
-        raise ConvertError(f"{where} is of ImageNet, but the module has {num_classes} classes")
-    return background
+    return {synset: position for position, synset in enumerate(order, background)}
 
 
 def _from_ground_truth(paths: Sequence[Path], file: Path, num_classes: int) -> list[int]:
     try:
-        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+        synsets = file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise ConvertError(f"--ground-truth {file} cannot be read: {error}") from None
-    lines = [line for line in lines if line]
-    widths = {len(line) for line in lines}
-    if widths == {1}:
-        named = _by_number(paths, file, [value for (value,) in lines])
-    elif widths == {2}:
-        named = {name.rpartition("/")[2]: value for name, value in lines}
-    else:
+    strange = next((synset for synset in synsets if not _SYNSET.fullmatch(synset)), None)
+    if strange is not None:
+        # The numbers of ImageNet's devkit are in another order than the classes.
         raise ConvertError(
-            f"--ground-truth {file}: expected a synset a line, or a file name and a class"
-        )
-    missing = [path.name for path in paths if path.name not in named]
-    if missing:
-        raise ConvertError(f"--ground-truth {file} does not tell of {_first_few(missing)}")
-    values = [value for *_, value in lines]
-    if all(_SYNSET.fullmatch(value) for value in values):
-        positions = _synset_positions(f"--ground-truth {file}", values, num_classes)
-        return [positions[named[path.name]] for path in paths]
-    if widths == {1}:
-        # The devkit's own numbers, 1 to 1000, would give plausible nonsense.
-        raise ConvertError(
-            f"--ground-truth {file}: {values[0]!r} is no synset, and the numbers of ImageNet's "
-            "devkit are in another order than the classes; give a synset a line, as in "
+            f"--ground-truth {file}: {strange!r} is no synset; expected one a line, as in Slim's "
             "imagenet_2012_validation_synset_labels.txt"
         )
-    if not all(value.isdecimal() and int(value) < _ILSVRC_CLASSES for value in values):
-        raise ConvertError(
-            f"--ground-truth {file}: classes must be synsets, or numbers from 0 to 999"
-        )
-    background = _background(f"--ground-truth {file}", num_classes)
-    return [int(named[path.name]) + background for path in paths]
-
-
-def _by_number(paths: Sequence[Path], file: Path, values: list[str]) -> dict[str, str]:
-    named = {}
+    positions = _synset_positions(f"--ground-truth {file}", synsets, num_classes)
+    labels = []
     for path in paths:
         match = _ILSVRC_NUMBER.fullmatch(path.name)
-        if match is None:
+        if match is None or not 1 <= int(match[1]) <= len(synsets):
             raise ConvertError(
-                f"{path} has no number to find its line in --ground-truth {file}: expected "
-                "ILSVRC2012_val_00000001.JPEG"
+                f"{path} has no line in --ground-truth {file}: expected "
+                f"ILSVRC2012_val_00000001.JPEG to {len(synsets):08}"
             )
-        line = int(match[1])
-        if 1 <= line <= len(values):
-            named[path.name] = values[line - 1]
-    return named
+        labels.append(positions[synsets[int(match[1]) - 1]])
+    return labels
 
 
 def evaluate(
@@ -274,10 +241,7 @@ def evaluate(
       ConvertError: The module cannot be loaded or has no logits, the images' classes cannot be
         told, or an image cannot be decoded.
     """
-    try:
-        model = mobilenets.load(module)
-    except (OSError, ValueError) as error:
-        raise ConvertError(str(error)) from error
+    model = load_module(module)
     if model.num_classes is None:
         raise ConvertError(f"{module} is a feature vector: evaluate its classification")
     found = labelled(directory, model.num_classes, model.class_names, ground_truth)

@@ -1,0 +1,126 @@
+"""Runs the notebooks top to bottom: `python notebooks/run.py [--check] [NOTEBOOK …]`.
+
+A notebook that fails is reported and its file stays as it is; one that runs is written with its new
+outputs. `--check`, for CI, writes nothing and also fails where the stored outputs are stale: of
+other cells than those in the file, or with text that a fresh run does not give. Training does not
+give the same figures on every machine: percentages may differ by three points, other numbers
+are not compared, nor are pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+__all__ = ["code_hash", "differences", "main", "texts"]
+
+HERE = Path(__file__).resolve().parent
+_TIMEOUT = 600
+_POINTS = 3.0
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?( ?%)?")
+
+
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """Of the code cells, in order: tells which cells the outputs are from."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def texts(notebook: nbformat.NotebookNode) -> list[str]:
+    """What each code cell printed or gave as text; a picture's place holder says its type alone."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            parts = []
+            for output in cell.outputs:
+                data = output.get("data", {})
+                parts.append("<picture>" if "image/png" in data else data.get("text/plain", ""))
+                parts.append(output.get("text", ""))
+            found.append("".join(parts))
+    return found
+
+
+def differences(stored: Sequence[str], fresh: Sequence[str]) -> list[str]:
+    """One line for each text that is not what it was, but for numbers that training changes."""
+    problems = []
+    for number, (old, new) in enumerate(zip(stored, fresh, strict=True), 1):
+        if _NUMBER.sub("#", old) != _NUMBER.sub("#", new):
+            problems.append(f"code cell {number} now gives {new!r}, stored is {old!r}")
+            continue
+        for was, now in zip(_percentages(old), _percentages(new), strict=True):
+            if abs(was - now) > _POINTS:
+                problems.append(f"code cell {number} now gives {now} %, stored is {was} %")
+    return problems
+
+
+def _percentages(text: str) -> list[float]:
+    return [
+        float(match[0].rstrip(" %").replace(",", ""))
+        for match in _NUMBER.finditer(text)
+        if match[1]
+    ]
+
+
+def _execute(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "outputs_of": code_hash(notebook),
+        }
+    )
+    return notebook
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs notebooks; 1 if one fails or, with `--check`, is stale."""
+    parser = argparse.ArgumentParser(prog="python notebooks/run.py", description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    options = parser.parse_args(arguments)
+    problems = 0
+    for path in options.notebooks or sorted(HERE.glob("*.ipynb")):
+        stored = nbformat.read(path, as_version=4)
+        try:
+            fresh = _execute(path)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            print(f"{path.name}: failed\n{error}", file=sys.stderr)
+            problems += 1
+            continue
+        found = []
+        if options.check:
+            if stored.metadata.get("outputs_of") != code_hash(stored):
+                found.append("the outputs are not of these cells")
+            else:
+                found += differences(texts(stored), texts(fresh))
+            for problem in found:
+                print(f"{path.name}: {problem}; run make notebooks", file=sys.stderr)
+        else:
+            beside = path.with_name(f".{path.name}")
+            nbformat.write(fresh, beside)
+            beside.replace(path)
+        problems += bool(found)
+        print(f"{path.name}: {'stale' if found else 'ran'}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
