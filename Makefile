@@ -11,7 +11,7 @@ OFFLINE ?=
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: help install test check convert-sample convert-all bench clean
+.PHONY: help install test check convert-sample convert-all notebooks bench clean
 
 help:  ## the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ $(installed): pyproject.toml
 	touch $@
 
 test: $(installed)  ## the tests
-	$(bin)/python -m pytest -n auto
+	$(bin)/python -m pytest -n auto --dist loadgroup
 
 check: $(installed)  ## linter, formatter, types
 	$(bin)/ruff check .
@@ -41,6 +41,9 @@ convert-sample: $(installed)  ## convert the shipped checkpoint and show what th
 convert-all: $(installed)  ## every published checkpoint: CHECKPOINTS=dir MODELS=dir [JOBS=2]
 	$(bin)/python -m convert all --checkpoints $(CHECKPOINTS) --output $(MODELS) \
 		--jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
+
+notebooks: $(installed)  ## run the notebooks and store their outputs; CHECK=1 compares instead
+	$(bin)/python notebooks/run.py $(if $(CHECK),--check)
 
 bench: $(installed)  ## measure beside other implementations: writes benchmarks/RESULTS.md
 	$(bin)/python -m benchmarks

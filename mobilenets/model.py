@@ -177,6 +177,13 @@ class MobileNet(keras.Model):
             for layer in self.layers:
                 layer.trainable = False
 
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "trainable":
+            # Keras passes over what has the value already, and so over layers inside that differ.
+            for layer in self._flatten_layers(include_self=False):
+                layer.trainable = value
+
     def _block(self, row: architecture.Row, scope: str) -> keras.layers.Layer:
         common = {
             "name": row.name,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mobilenets.images import decode_predictions
 
-__all__ = ["activations", "bars", "confusion", "curves", "images", "predictions"]
+__all__ = ["activations", "bars", "confusion", "curves", "images", "predictions", "scatter"]
 
 _INK, _WRONG = "#222222", "#c1121f"
 _COLORS = ("#0b6e99", "#d9730d", "#6b6b6b", "#7a5195")
@@ -99,7 +99,9 @@ def predictions(
     return _done(figure)
 
 
-def activations(image: np.ndarray, endpoints: Mapping[str, np.ndarray], channels: int = 8) -> Figure:
+def activations(
+    image: np.ndarray, endpoints: Mapping[str, np.ndarray], channels: int = 8
+) -> Figure:
     """An image, and the channels of some endpoints that vary most over it.
 
     Args:
@@ -127,6 +129,17 @@ def activations(image: np.ndarray, endpoints: Mapping[str, np.ndarray], channels
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
+    return _done(figure)
+
+
+def scatter(ours: np.ndarray, theirs: np.ndarray, ours_label: str, theirs_label: str) -> Figure:
+    """One value against another; on the line they are equal."""
+    figure, axis = plt.subplots(figsize=(4.2, 4), layout="constrained")
+    limits = [min(ours.min(), theirs.min()) - 0.5, max(ours.max(), theirs.max()) + 0.5]
+    axis.plot(limits, limits, color="#bbbbbb", linewidth=1, zorder=0)
+    axis.scatter(ours, theirs, s=6, alpha=0.5, color=_COLORS[0], edgecolors="none")
+    axis.set(xlabel=ours_label, ylabel=theirs_label, xlim=limits, ylim=limits, aspect="equal")
+    axis.spines[["top", "right"]].set_visible(False)
     return _done(figure)
 
 

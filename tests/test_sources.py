@@ -323,6 +323,21 @@ class TestWithClasses:
         assert changed == [k for k in before if "/Logits/" in k]
 
 
+    def test_a_frozen_models_copy_can_be_trained_wholly(
+        self, slim: Callable[..., tuple[Path, dict]]
+    ) -> None:
+        """Though the copy itself was trainable all along."""
+        model = mobilenets.load(slim(V1)[0], trainable=False).with_classes(3)
+        model.trainable = True
+        assert len(model.trainable_variables) == 83
+        for convolution in model.convolutions:
+            convolution.batch_norm.trainable = False
+        assert len(model.trainable_variables) == 83 - 2 * 27
+        model.trainable = True
+        assert len(model.trainable_variables) == 83
+        assert all(convolution.batch_norm.trainable for convolution in model.convolutions)
+
+
 class TestReferenceData:
     @pytest.mark.parametrize(
         "source",
