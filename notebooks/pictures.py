@@ -28,15 +28,26 @@ def images(images: np.ndarray, titles: Sequence[str]) -> Figure:
     return _done(figure)
 
 
-def curves(accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Accuracy on held-out images, in [0, 1], after each epoch of several runs."""
-    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    for (name, values), color in zip(accuracies.items(), _COLORS, strict=False):
-        epochs = np.arange(1, len(values) + 1)
-        axis.plot(epochs, 100 * np.asarray(values), color=color, marker="o", ms=4, label=name)
-    longest = max(map(len, accuracies.values()))
+def curves(accuracies: Mapping[str, Sequence[float]], switch: int) -> Figure:
+    """Accuracy on held-out images after each epoch of several runs.
+
+    Args:
+      accuracies: In [0, 1], by name.
+      switch: After how many epochs the first run goes from frozen features to fine-tuning.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
+    axis.axvline(switch + 0.5, color="#999999", linewidth=1, linestyle=":")
+    axis.text(switch + 0.6, 2, "fine-tuning", fontsize=9, color="#666666")
+    axis.text(switch + 0.4, 2, "frozen", fontsize=9, color="#666666", ha="right")
+    longest = 0
+    for (name, values), color, marker in zip(accuracies.items(), _COLORS, "os^D", strict=False):
+        # Runs that were not frozen begin where the first one was thawed: epochs below each other.
+        start = 1 if longest == 0 else switch + 1
+        epochs = np.arange(start, start + len(values))
+        axis.plot(epochs, 100 * np.asarray(values), color=color, marker=marker, ms=5, label=name)
+        longest = max(longest, int(epochs[-1]))
     axis.set_xticks(range(1, longest + 1))
-    axis.set(xlabel="epoch", ylabel="held-out images recognised (%)", ylim=(0, 102))
+    axis.set(xlabel="epoch", ylabel="held-out images\nrecognised (%)", ylim=(0, 102))
     axis.grid(axis="y", color="#dddddd", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -322,7 +322,6 @@ class TestWithClasses:
         changed = [k for k, v in values(model).items() if not np.array_equal(v, before[k])]
         assert changed == [k for k in before if "/Logits/" in k]
 
-
     def test_a_frozen_models_copy_can_be_trained_wholly(
         self, slim: Callable[..., tuple[Path, dict]]
     ) -> None:

@@ -111,12 +111,12 @@ def test_from_the_sample_to_other_digits(
     _, features = WORLDS[world]
     head = classifier(world, features(sample, trainable=False), kept)
     assert len(head.trainable_variables) == 2
-    frozen = fit(world, head, kept, rate=0.2, epochs=FROZEN_EPOCHS)
+    frozen = fit(world, head, kept, rate=0.2, epochs=6)
     model = classifier(world, features(sample), kept)
     model.layers[-1].set_weights(head.layers[-1].get_weights())
-    tuned = fit(world, model, kept, RATE, EPOCHS)
+    tuned = fit(world, model, kept, rate=0.05, epochs=4)
     random = classifier(world, features(untrained(sample, tmp_path / "random")), kept)
-    scratch = fit(world, random, kept, RATE, EPOCHS)
+    scratch = fit(world, random, kept, rate=0.05, epochs=4)
     assert 0.6 < frozen < tuned
     assert tuned >= 0.97
     assert tuned > scratch
@@ -125,9 +125,9 @@ def test_from_the_sample_to_other_digits(
 def test_a_frozen_model_is_thawed(sample: Path, kept: Task) -> None:
     """The native way: one model, first its logits, then all of it."""
     model = mobilenets.load(sample, trainable=False, batch_norm_momentum=MOMENTUM).with_classes(5)
-    frozen = fit("native", model, kept, rate=0.2, epochs=FROZEN_EPOCHS)
+    frozen = fit("native", model, kept, rate=0.2, epochs=6)
     model.trainable = True
-    tuned = fit("native", model, kept, RATE, EPOCHS)
+    tuned = fit("native", model, kept, rate=0.05, epochs=4)
     assert 0.6 < frozen < 0.9
     assert tuned >= 0.97
 
