@@ -10,21 +10,22 @@ from pathlib import Path
 
 from convert.errors import ConvertError
 from mobilenets import MobileNet, load
+from mobilenets.checkpoint import CheckpointError
 
 __all__ = ["load_module", "written_beside"]
 
 
 def load_module(module: str | os.PathLike[str] | MobileNet) -> MobileNet:
-    """The native model of a module's folder; a model is returned as it is.
+    """The native model of whatever `mobilenets.load` takes; a model is returned as it is.
 
     Raises:
-      ConvertError: It is not a module of this project, or damaged.
+      ConvertError: It is nothing of that kind, or damaged.
     """
     if isinstance(module, MobileNet):
         return module
     try:
         return load(module)
-    except FileNotFoundError as error:
+    except (CheckpointError, FileNotFoundError) as error:
         raise ConvertError(str(error)) from error
     except Exception as error:
         # Whatever is wrong with the files, TensorFlow says it in a class of its own.
