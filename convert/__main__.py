@@ -466,9 +466,10 @@ def _lite(options: argparse.Namespace) -> int:
             soft_wrap=True,
         )
     if done.calibrated:
+        same = ", the same ones" if found and not options.report else ""
         _out.print(
-            f"The ranges of the activations are those of {done.calibrated} images in "
-            f"{_plain(str(options.images))}.",
+            f"The ranges of the activations are from {done.calibrated} images in "
+            f"{_plain(str(options.images))}{same}.",
             soft_wrap=True,
         )
     if done.labels:

@@ -391,12 +391,10 @@ class _Graph:
     def packed(self) -> bytes:
         """The model's file, without constants that nothing uses any more."""
         model, graph = self.model, self.graph
-        graph.operators = [
-            operator
-            for operator in graph.operators
-            if {*operator.outputs} & {*graph.outputs, *self._used()}
-        ]
-        places = _places({*graph.inputs, *graph.outputs, *self._used()})
+        wanted = {*graph.outputs, *(t for op in graph.operators for t in op.inputs)}
+        graph.operators = [op for op in graph.operators if wanted & {*op.outputs}]
+        used = {t for op in graph.operators for t in (*op.inputs, *op.outputs) if t >= 0}
+        places = _places({*graph.inputs, *graph.outputs, *used})
         graph.tensors = [graph.tensors[old] for old in places]
         for holder in (graph, *graph.operators):
             holder.inputs = [places.get(old, old) for old in holder.inputs]
@@ -411,9 +409,6 @@ class _Graph:
         for holder in holders:
             holder.buffer = places[holder.buffer]
         return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-    def _used(self) -> set[int]:
-        return {int(t) for op in self.graph.operators for t in (*op.inputs, *op.outputs) if t >= 0}
 
 
 def _places(kept: Iterable[int]) -> dict[int, int]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 import mobilenets
 from convert import lite_float
+from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.lite_float import PRECISIONS, export, float_model
 from convert.lite_run import LiteModel, probabilities
@@ -254,18 +257,17 @@ def test_a_quantops_model_is_not_one():
         float_model(MobileNet(Variant("mobilenet_v1", 0.25, 64, quantized=True)))
 
 
+@pytest.fixture
+def photos(patterns, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(patterns(3)):
+        pixels = tf.constant(np.round(image * 255).astype(np.uint8))
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    return sorted(folder.iterdir())
+
+
 class TestExport:
-    @pytest.fixture
-    def photos(self, patterns, tmp_path):
-        import tensorflow as tf
-
-        folder = tmp_path / "photos"
-        folder.mkdir()
-        for i, image in enumerate(patterns(3)):
-            pixels = tf.constant(np.round(image * 255).astype(np.uint8))
-            (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
-        return sorted(folder.iterdir())
-
     def test_labels_lie_beside(self, tmp_path):
         names = ("background", "Käfer", "ant")
         model = MobileNet(Variant("mobilenet_v1", 0.25, 32), class_names=names)
@@ -303,6 +305,94 @@ class TestExport:
         with pytest.raises(ConvertError, match="does not compute what mobilenet_v1_025_64 does"):
             export(module("mobilenet_v1"), tmp_path / "m.tflite")
         assert not any(tmp_path.iterdir())
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def run(self, capsys):
+        """Runs `convert lite`; returns its exit code, standard output and standard error."""
+
+        def run(*arguments):
+            code = main(["lite", *map(str, arguments)])
+            return code, *capsys.readouterr()
+
+        return run
+
+    def test_a_table(self, run, module, tmp_path):
+        code, out, _ = run(module("mobilenet_v1", 5), "--output", tmp_path / "m.tflite")
+        assert code == 0
+        assert "float32 64 px" in out
+        assert "cosine" not in out
+
+    def test_a_report(self, run, module, photos, tmp_path):
+        code, out, _ = run(
+            *(module("mobilenet_v1", 5), "--output", tmp_path / "m.tflite"),
+            *("--precision", "int8", "--input-output", "uint8", "--image-size", 96),
+            *("--images", photos[0].parent, "--report"),
+        )
+        assert code == 0
+        assert "uint8 96 px" in out
+        assert "Compared with" in out
+        assert "on 3 images" in out
+        assert f"are from 3 images in {photos[0].parent}, the same ones." in out
+
+    def test_json(self, run, module, photos, tmp_path):
+        code, out, _ = run(
+            *(module("mobilenet_v1", 5), "--output", tmp_path / "m.tflite", "--json"),
+            *("--precision", "float16", "--report", photos[0].parent),
+        )
+        found = json.loads(out)
+        assert code == 0
+        assert (found["precision"], found["image_size"], found["labels"]) == ("float16", 64, None)
+        assert found["comparison"]["images"] == 3
+        assert found["comparison"]["in_xnnpack"] is True
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--precision", "uint8"), "is a float module: uint8 models are made of quantops"),
+            (("--precision", "int8"), "refuses to guess"),
+            (("--precision", "int8", "--images", "{tmp}/no"), "/no: no such folder"),
+            (("--precision", "int8", "--images", "{tmp}/none"), "/none: no .bmp, .gif, .jpeg"),
+            (("--precision", "int8", "--images", "{tmp}/bad"), "cannot load 1 of 1 images: "),
+            (("--report",), "--report needs images to compare on"),
+            (("--report", "{tmp}/bad"), "cannot load 1 of 1 images: "),
+            (
+                ("--input-output", "int8"),
+                "int8 in and out is for --precision int8, not for float32",
+            ),
+            (("--image-size", "16"), "32 pixels or more"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    )
+    def test_mistakes(self, run, module, tmp_path, arguments, message):
+        (tmp_path / "none").mkdir()
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "photo.jpg").write_text("no photograph")
+        file = tmp_path / "out" / "m.tflite"
+        given = [argument.format(tmp=tmp_path) for argument in arguments]
+        code, _, err = run(module("mobilenet_v1", 5), "--output", file, *given)
+        assert code == 2
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert not file.parent.exists()
+
+    def test_no_module(self, run, tmp_path):
+        code, _, err = run(tmp_path / "absent", "--output", tmp_path / "m.tflite")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "no folder" in err
+
+    @pytest.mark.parametrize(
+        "arguments", [("--precision", "int8"), ("--input-output", "float")], ids=" ".join
+    )
+    def test_quantops_are_uint8(self, run, tmp_path, arguments):
+        model = MobileNet(Variant("mobilenet_v1", 0.25, 32, quantized=True))
+        mobilenets.save(model, tmp_path / "module")
+        code, _, err = run(tmp_path / "module", "--output", tmp_path / "m.tflite", *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "its LiteRT model is uint8 throughout" in err
+        assert not (tmp_path / "m.tflite").exists()
 
 
 class TestReal:
