@@ -416,21 +416,22 @@ def _lite(options: argparse.Namespace) -> int:
         from convert.files import load_module
 
         status.update(f"reading {_plain(options.module)}")
-        model = None if _is_classifier(Path(options.module)) else load_module(options.module)
-        status.update(f"converting {_plain(options.module)}")
-        if model is None or model.variant.quantized:
-            return _lite_integer(options, model or Path(options.module), images)
-        if options.precision == "uint8":
-            raise ConvertError(
-                f"{options.module} is a float module: uint8 models are made of quantops modules; "
-                "take --precision int8 --images DIR"
-            )
-        if options.report == "" and images is None:
-            raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+        path = Path(options.module)
+        source = path if _is_classifier(path) else load_module(options.module)
+    if isinstance(source, Path) or source.variant.quantized:
+        return _lite_integer(options, source, images)
+    if options.precision == "uint8":
+        raise ConvertError(
+            f"{options.module} is a float module: uint8 models are made of quantops modules; "
+            "take --precision int8 --images DIR"
+        )
+    if options.report == "" and images is None:
+        raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+    with _err.status(f"converting {_plain(options.module)}"):
         from convert.lite_float import export
 
         done = export(
-            model,
+            source,
             options.output,
             options.precision or "float32",
             images=images,
@@ -498,15 +499,16 @@ def _lite_integer(
             f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
             f"{asked or options.input_output}; leave --precision and --input-output out"
         )
-    from convert.lite import export
+    with _err.status(f"converting {_plain(options.module)}"):
+        from convert.lite import export
 
-    done = export(source, options.output, images=images, image_size=options.image_size)
-    figures = dataclasses.asdict(done)
-    if options.report is not None:
-        from convert.lite_run import LiteModel
+        done = export(source, options.output, images=images, image_size=options.image_size)
+        figures = dataclasses.asdict(done)
+        if options.report is not None:
+            from convert.lite_run import LiteModel
 
-        model = LiteModel(Path(done.path).read_bytes())
-        figures |= {"milliseconds": model.latency(), "in_xnnpack": model.in_xnnpack}
+            model = LiteModel(Path(done.path).read_bytes())
+            figures |= {"milliseconds": model.latency(), "in_xnnpack": model.in_xnnpack}
     if options.json:
         _print_json(figures)
         return 0
@@ -532,6 +534,8 @@ def _lite_integer(
         "difference.",
         soft_wrap=True,
     )
+    if done.labels:
+        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
     if done.ranges == "bounds":
         _out.print("The layers after the module have bounds as ranges; --images gives finer ones.")
     return 0

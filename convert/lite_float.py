@@ -15,7 +15,6 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from convert.errors import ConvertError
-from convert.files import load_module, written_beside
+from convert.files import load_module, write_model
 from convert.lite_run import Comparison, LiteModel, compare
 from convert.quiet import held_back
 from convert.verify import TOLERANCE, sample_images
@@ -115,21 +114,15 @@ def export(
     comparison = None
     if compared:
         comparison = compare(content, run, _loaded(compared, size), classes)
-    target = Path(file)
-    labels = target.with_name(f"{target.name}.labels.txt") if model.class_names else None
-    with written_beside(target) as folder:
-        (folder / target.name).write_bytes(content)
-        if labels:
-            text = "".join(f"{name}\n" for name in model.class_names or ())
-            (folder / labels.name).write_text(text, encoding="utf-8")
+    labels = write_model(file, content, model.class_names)
     return Export(
-        path=str(target),
+        path=os.fspath(file),
         bytes=len(content),
         precision=precision,
         image_size=size,
         interface=interface,
         calibrated=0 if calibration is None else len(calibration),
-        labels=labels and str(labels),
+        labels=labels,
         comparison=comparison,
     )
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 import mobilenets
-from convert import lite_float
+from convert import lite, lite_float
 from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.lite_float import PRECISIONS, export, float_model
@@ -277,6 +277,14 @@ class TestExport:
             assert file.read() == "background\nKäfer\nant\n"
         assert done.bytes == (tmp_path / "new" / "m.tflite").stat().st_size
         assert (done.calibrated, done.comparison, done.interface) == (0, None, "float32")
+
+    def test_of_quantops_too(self, tmp_path):
+        model = MobileNet(
+            Variant("mobilenet_v1", 0.25, 32, quantized=True), class_names=("ant", "bee")
+        )
+        done = lite.export(model, tmp_path / "m.tflite")
+        with open(done.labels, encoding="utf-8") as file:
+            assert file.read() == "ant\nbee\n"
 
     def test_a_module_from_its_folder(self, module, photos, tmp_path):
         done = export(module("mobilenet_v1", 5), tmp_path / "m.tflite", compared=photos)
