@@ -48,7 +48,7 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         if target.is_dir():
             raise ConvertError(
-                f"{target} cannot be written: it is a folder; say what the file in it is to be called"
+                f"{target} cannot be written: it is a folder; name the file that is to be in it"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
