@@ -33,8 +33,10 @@ from convert.errors import ConvertError
 
 if TYPE_CHECKING:
     from convert.conversion import Conversion
+    from mobilenets import MobileNet
 
 _KINDS = ("feature_vector", "classification")
+_PRECISIONS = ("float32", "float16", "dynamic", "int8", "uint8")
 # Wide where nobody reads it as it comes: a pipe must not lose the end of a name.
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 # Progress and errors leave standard output to the tables and to --json.
@@ -187,23 +189,44 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_evaluate)
 
     command = commands.add_parser(
-        "lite", help="a LiteRT model of integers alone, of a quantops module or a classifier on one"
+        "lite", help="a LiteRT model of a module, or of a classifier on a quantops module"
     )
     command.add_argument(
-        "module", type=Path, metavar="MODULE", help="a SavedModel's folder or a .keras file"
+        "module",
+        metavar="MODULE",
+        help="a module's folder or whatever else mobilenets.load takes; for a classifier on a "
+        "quantops module, its SavedModel's folder or .keras file",
     )
     command.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="the .tflite file to write"
     )
     command.add_argument(
+        "--precision",
+        choices=_PRECISIONS,
+        help="of a float module's model, float32 by default; that of a quantops module is uint8",
+    )
+    command.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help="images, in any subfolder, to find the ranges of a classifier's own layers with, and "
-        "to compare with; default: bounds that hold for every image",
+        help="images, in any subfolder, to find the ranges of the activations with, which int8 "
+        "needs; of a quantops classifier's own layers, which have bounds without them",
     )
     command.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="where the module does not say"
+        "--image-size", type=int, metavar="PIXELS", help="default: the module's own"
+    )
+    command.add_argument(
+        "--input-output",
+        choices=("float", "uint8", "int8"),
+        help="of an int8 model, float by default; uint8 takes pixels as they are",
+    )
+    command.add_argument(
+        "--report",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="run both on the images in DIR, by default those of --images, and say how they "
+        "compare, how long it takes and whether XNNPACK computes all of it",
     )
     _add_json(command)
     command.set_defaults(run=_lite)
@@ -239,7 +262,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_module(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "module", metavar="MODULE", type=Path, help="the folder of a module of this project"
+        "module",
+        metavar="MODULE",
+        help="a module's folder, or anything else that mobilenets.load takes",
     )
 
 
@@ -414,50 +439,149 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _lite(options: argparse.Namespace) -> int:
+    images = None if options.images is None else _image_files(options.images, "--images")
+    compared = images
+    if options.report:
+        compared = _image_files(Path(options.report), "--report")
+    elif options.report is None:
+        compared = None
     with _err.status("loading TensorFlow") as status:
         from convert import quiet  # noqa: F401
-        from convert.lite import export
+        from convert.files import load_module
 
-        status.update(f"converting {_plain(str(options.module))}")
+        status.update(f"reading {_plain(options.module)}")
+        path = Path(options.module)
+        source = path if _is_classifier(path) else load_module(options.module)
+    if isinstance(source, Path) or source.variant.quantized:
+        return _lite_integer(options, source, images)
+    if options.precision == "uint8":
+        raise ConvertError(
+            f"{options.module} is a float module: uint8 models are made of quantops modules; "
+            "take --precision int8 --images DIR"
+        )
+    if options.report == "" and images is None:
+        raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+    with _err.status(f"converting {_plain(options.module)}"):
+        from convert.lite_float import export
+
         done = export(
-            options.module,
+            source,
             options.output,
-            images=None if options.images is None else _image_files(options.images),
+            options.precision or "float32",
+            images=images,
             image_size=options.image_size,
+            interface=(options.input_output or "float").replace("float", "float32"),
+            compared=compared,
         )
     if options.json:
         _print_json(dataclasses.asdict(done))
         return 0
-    table = _table(
-        "file", "bytes>", "input", "output = scale * (q - zero)", "top-1 equal>", "steps>"
+    table = _table("file", "bytes>", "precision", "input", *(_REPORT if done.comparison else ()))
+    row = [
+        done.path,
+        f"{done.bytes:,}",
+        done.precision,
+        f"{done.interface} {done.image_size} px",
+    ]
+    if found := done.comparison:
+        row += [
+            _figure(found.top1, ".1%"),
+            f"{found.cosine:.5f}",
+            f"{found.difference:.1e}",
+            f"{found.milliseconds:.2f}",
+            "all" if found.in_xnnpack else "in part",
+        ]
+    table.add_row(*row)
+    _out.print(table)
+    if found:
+        _out.print(
+            f"Compared with {_plain(options.module)} on {found.images} images; cosine: of the "
+            "outputs, where it is least; difference: the largest, of "
+            f"{'a feature' if found.top1 is None else 'a probability'}; one thread.",
+            soft_wrap=True,
+        )
+    if done.calibrated:
+        same = ", the same ones" if found and not options.report else ""
+        _out.print(
+            f"The ranges of the activations are from {done.calibrated} images in "
+            f"{_plain(str(options.images))}{same}.",
+            soft_wrap=True,
+        )
+    if done.labels:
+        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
+    return 0
+
+
+_REPORT = ("top-1 equal>", "cosine>", "difference>", "ms>", "XNNPACK")
+
+
+def _is_classifier(path: Path) -> bool:
+    """Whether it is a saved model, though none that `mobilenets.save` wrote."""
+    if path.suffix == ".keras":
+        return True
+    return (path / "saved_model.pb").is_file() and not (
+        (path / "assets.extra" / "mobilenet.json").is_file() or (path / "tfhub_module.pb").is_file()
     )
-    table.add_row(
+
+
+def _lite_integer(
+    options: argparse.Namespace, source: MobileNet | Path, images: Sequence[Path] | None
+) -> int:
+    if options.precision not in (None, "uint8") or options.input_output not in (None, "uint8"):
+        asked = options.precision if options.precision not in (None, "uint8") else None
+        raise ConvertError(
+            f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
+            f"{asked or options.input_output}; leave --precision and --input-output out"
+        )
+    with _err.status(f"converting {_plain(options.module)}"):
+        from convert.lite import export
+
+        done = export(source, options.output, images=images, image_size=options.image_size)
+        figures = dataclasses.asdict(done)
+        if options.report is not None:
+            from convert.lite_run import LiteModel
+
+            model = LiteModel(Path(done.path).read_bytes())
+            figures |= {"milliseconds": model.latency(), "in_xnnpack": model.in_xnnpack}
+    if options.json:
+        _print_json(figures)
+        return 0
+    report = ("ms>", "XNNPACK") if options.report is not None else ()
+    table = _table(
+        "file", "bytes>", "input", "output = scale * (q - zero)", "top-1 equal>", "steps>", *report
+    )
+    row = [
         done.path,
         f"{done.bytes:,}",
         f"uint8 {done.image_size} px",
         f"{done.scale:.6g} * (q - {done.zero_point})",
         f"{done.agreement:.1%}",
         f"{done.difference:.2f}",
-    )
+    ]
+    if report:
+        row += [f"{figures['milliseconds']:.2f}", "all" if figures["in_xnnpack"] else "in part"]
+    table.add_row(*row)
     _out.print(table)
     what = "images" if options.images else "patterns"
     _out.print(
-        f"Compared with {options.module} on {done.images} {what}; steps: the outputs' mean "
+        f"Compared with {_plain(options.module)} on {done.images} {what}; steps: the outputs' mean "
         "difference.",
         soft_wrap=True,
     )
+    if done.labels:
+        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
     if done.ranges == "bounds":
         _out.print("The layers after the module have bounds as ranges; --images gives finer ones.")
     return 0
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path, option: str) -> list[Path]:
     if not folder.is_dir():
-        raise ConvertError(f"--images {folder}: no such folder")
+        raise ConvertError(f"{option} {folder}: no such folder")
     kinds = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
     if not files:
-        raise ConvertError(f"--images {folder}: no {', '.join(sorted(kinds))} in it")
+        raise ConvertError(f"{option} {folder}: no {', '.join(sorted(kinds))} in it")
     return files
 
 

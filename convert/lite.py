@@ -25,6 +25,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from convert.errors import ConvertError
+from convert.files import write_model
 from convert.verify import sample_images
 from mobilenets import MobileNet
 from mobilenets.images import load_batch
@@ -95,6 +96,7 @@ class Export:
       images: Number of images compared.
       agreement: The share of them whose largest output is at the same place.
       difference: Of the outputs on average, in steps.
+      labels: The file of class names, a name a line; None where the source names none.
     """
 
     path: str
@@ -106,6 +108,7 @@ class Export:
     images: int
     agreement: float
     difference: float
+    labels: str | None
 
 
 def export(
@@ -116,6 +119,8 @@ def export(
     image_size: int | None = None,
 ) -> Export:
     """Writes `integer_model` to a file, and compares what LiteRT makes of it with the source.
+
+    The names of a `MobileNet`'s classes go to `<output>.labels.txt`.
 
     Args:
       source: As for `integer_model`.
@@ -135,19 +140,10 @@ def export(
     integers, scale, zero_point = _run(model, pixels)
     given_as = network.white * (pixels / np.float32(255))
     floats = np.concatenate([infer(tf.constant(image[np.newaxis])) for image in given_as])
-    path = Path(output)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(model)
-        beside.replace(path)
-    except OSError as error:
-        raise ConvertError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    labels = write_model(output, model, getattr(source, "class_names", None))
     added = "bounds" if given is None else "images"
     return Export(
-        path=str(path),
+        path=os.fspath(output),
         bytes=len(model),
         image_size=size,
         scale=scale,
@@ -156,6 +152,7 @@ def export(
         images=len(pixels),
         agreement=float(np.mean(integers.argmax(1) == floats.argmax(1))),
         difference=float(np.abs(integers - zero_point - floats / scale).mean()),
+        labels=labels,
     )
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import tf_keras
 
+import mobilenets
 from convert import keras_weights
-from convert.checkpoint import identify, num_classes, open_source, select
 from convert.errors import ConvertError
 from convert.keras_weights import export
 from mobilenets import VARIANTS, MobileNet, Variant, images
-from mobilenets.mapping import assign, read
 
 KERASES = {"keras": keras, "tf_keras": tf_keras}
 FORMATS = (".weights.h5", ".h5")
@@ -101,19 +100,15 @@ def test_both_formats_load_in_both_kerases(
 @pytest.mark.parametrize("library", KERASES)
 @pytest.mark.parametrize("name", REAL)
 def test_real_checkpoints(name, library, reference_data, tmp_path):
-    with open_source(reference_data / REAL[name]) as checkpoint:
-        selection = select(checkpoint)
-        variant = identify(checkpoint, selection)
-        classes = num_classes(checkpoint, selection)
-        model = MobileNet(variant, classes)
-        assign(model, read(checkpoint, selection, variant, classes))
-    files = (reference_data / "photos").iterdir()
-    photos = sorted(path for path in files if path.suffix in (".bmp", ".jpg"))
+    model = mobilenets.load(reference_data / REAL[name])
+    variant = model.variant
+    files = sorted((reference_data / "photos").iterdir())
+    photos = [file for file in files if file.suffix in (".bmp", ".jpg")]
     assert len(photos) == 8
     batch = images.load_batch(photos, variant.image_size).numpy()
     for suffix in FORMATS:
         file = export(model, tmp_path / f"weights{suffix}").file
-        if classes:
+        if model.num_classes:
             found = predicted(application(KERASES[library], variant, file), batch)
             expected = probabilities(model(batch).numpy()[:, 1:])
         else:
@@ -152,12 +147,13 @@ def test_an_existing_file_is_replaced(module, tmp_path):
     ("source", "name", "message"),
     [
         (Variant("mobilenet_v1", 0.1, 64), "w.h5", "cannot be built with alpha=0.1"),
+        (Variant("mobilenet_v1", 0.25, 64, quantized=True), "w.h5", "no simulated quantization"),
         (Variant("mobilenet_v1", 0.25, 64), "w.keras", "must end in .weights.h5 or .h5"),
         (Variant("mobilenet_v1", 0.25, 64), "a.h5/", "is a folder"),
         ("absent", "w.h5", "no folder"),
         ("{tmp}", "w.h5", "was not written by mobilenets.save"),
     ],
-    ids=["alpha", "name", "folder", "no module", "another folder"],
+    ids=["alpha", "quantops", "name", "folder", "no module", "another folder"],
 )
 def test_mistakes(source, name, message, tmp_path):
     source = MobileNet(source) if isinstance(source, Variant) else source.format(tmp=tmp_path)

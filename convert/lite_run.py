@@ -1,0 +1,128 @@
+"""Runs LiteRT models in their own interpreter, with XNNPACK as devices do, and compares them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from convert.quiet import held_back
+
+__all__ = ["Comparison", "LiteModel", "compare", "probabilities"]
+
+_RUNS = 30
+
+
+class LiteModel:
+    """A LiteRT model from one image to vectors, loaded; XNNPACK computes what it can.
+
+    Attributes:
+      in_xnnpack: Whether XNNPACK computes the whole of it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        with held_back():
+            self._interpreter = Interpreter(model_content=content, num_threads=1)
+            self._interpreter.allocate_tensors()
+        (self._input,) = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+        ends = [self._input["index"], *(output["index"] for output in self._outputs)]
+        self.in_xnnpack = any(
+            operator["op_name"] == "DELEGATE"
+            and set(ends) <= {*operator["inputs"], *operator["outputs"]}
+            for operator in self._interpreter._get_ops_details()
+        )
+
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
+        """The outputs for an image `[size, size, 3]` in [0, 1], as float32, without batch."""
+        self._interpreter.set_tensor(self._input["index"], self._stored(image)[np.newaxis])
+        self._interpreter.invoke()
+        return [
+            _floats(self._interpreter.get_tensor(output["index"]), output)[0]
+            for output in self._outputs
+        ]
+
+    def _stored(self, image: np.ndarray) -> np.ndarray:
+        dtype = np.dtype(self._input["dtype"])
+        if dtype.kind == "f":
+            return image.astype(dtype)
+        # Integer models of both kinds take pixels; int8 counts them from -128.
+        pixels = np.round(image * 255).astype(np.int64)
+        return (pixels + np.iinfo(dtype).min).astype(dtype)
+
+    def latency(self) -> float:
+        """Milliseconds for an image on one thread: the median of some runs."""
+        self._interpreter.invoke()
+        seconds = []
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            self._interpreter.invoke()
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds)) * 1e3
+
+
+def _floats(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    if values.dtype.kind == "f":
+        return values
+    scale, zero_point = detail["quantization"]
+    return (values.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a LiteRT model compares with its module.
+
+    Attributes:
+      images: Number of images compared.
+      top1: Share of them with the same most probable class; None for features.
+      cosine: Cosine between both outputs, for the image where it is least.
+      difference: Largest difference of a probability; of a feature where there are no classes.
+      milliseconds: For one image, on one thread of this machine.
+      in_xnnpack: Whether XNNPACK computes the whole model.
+    """
+
+    images: int
+    top1: float | None
+    cosine: float
+    difference: float
+    milliseconds: float
+    in_xnnpack: bool
+
+
+def compare(
+    content: bytes,
+    module: Callable[[np.ndarray], Any],
+    images: np.ndarray,
+    classes: bool,
+) -> Comparison:
+    """Runs a LiteRT model and its module on the same images.
+
+    Args:
+      content: The file's.
+      module: From images `[1, size, size, 3]` to features or logits.
+      images: `[number, size, size, 3]`, RGB in [0, 1].
+      classes: Whether the outputs are logits.
+    """
+    model = LiteModel(content)
+    found = np.stack([model.run(image)[0] for image in images]).astype(np.float64)
+    wanted = np.concatenate([module(image[np.newaxis]) for image in images]).astype(np.float64)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    as_used = probabilities if classes else np.asarray
+    return Comparison(
+        images=len(images),
+        top1=float(np.mean(found.argmax(1) == wanted.argmax(1))) if classes else None,
+        cosine=float(((found * wanted).sum(1) / lengths).min()),
+        difference=float(np.abs(as_used(found) - as_used(wanted)).max()),
+        milliseconds=model.latency(),
+        in_xnnpack=model.in_xnnpack,
+    )
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of each row."""
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)

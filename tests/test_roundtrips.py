@@ -1,0 +1,102 @@
+"""Native Keras files, and a model that is trained in Keras 3 and served by TensorFlow Hub."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_hub as hub
+
+import mobilenets
+from mobilenets import MobileNet, Variant
+
+VARIANTS = [
+    Variant("mobilenet_v1", 0.25, 32),
+    Variant("mobilenet_v2", 0.35, 32),
+    Variant("mobilenet_v1", 0.25, 32, quantized=True),
+]
+CLASSES = 3
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(params=[None, CLASSES], ids=["feature vector", "classification"])
+def model(request, variant, randomise):
+    return randomise(MobileNet(variant, request.param))
+
+
+def same_variables(ours, theirs):
+    assert list(ours.slim_variables) == list(theirs.slim_variables)
+    for name, variable in ours.slim_variables.items():
+        np.testing.assert_array_equal(theirs.slim_variables[name].numpy(), variable.numpy(), name)
+
+
+def test_keras_file(model, random_images, tmp_path):
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(again, MobileNet)
+    assert again.get_config() == model.get_config()
+    same_variables(model, again)
+    images = random_images(2, 48)
+    np.testing.assert_array_equal(again(images), model(images))
+
+
+def test_weights_file(model, tmp_path):
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = MobileNet(model.variant, model.num_classes)
+    again.load_weights(tmp_path / "model.weights.h5")
+    same_variables(model, again)
+
+
+def classifier(features):
+    return keras.Sequential([features, keras.layers.Dense(CLASSES, name="head")])
+
+
+def test_a_classifier_on_features(variant, randomise, random_images, tmp_path):
+    model = classifier(randomise(MobileNet(variant)))
+    images = random_images(2, 32)
+    expected = model(images)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        keras.models.load_model(tmp_path / "model.keras")(images), expected
+    )
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = classifier(MobileNet(variant))
+    again.build((None, 32, 32, 3))
+    again.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(again(images), expected)
+
+
+def test_weights_of_another_width_are_refused(tmp_path):
+    MobileNet(Variant("mobilenet_v1", 0.25, 32)).save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="shape"):
+        MobileNet(Variant("mobilenet_v1", 0.5, 32)).load_weights(tmp_path / "model.weights.h5")
+
+
+def test_trained_natively_saved_and_served(variant, randomise, random_images, tmp_path):
+    """A module, fine-tuned in Keras 3, is a module again; hub.KerasLayer serves what it learned."""
+    mobilenets.save(randomise(MobileNet(variant)), tmp_path / "module")
+    features = mobilenets.load(tmp_path / "module")
+    before = {name: v.numpy() for name, v in features.slim_variables.items()}
+    images = random_images(8, 32)
+    old = features(images).numpy()
+    model = classifier(features)
+    model.compile(
+        keras.optimizers.SGD(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(images, np.arange(8) % CLASSES, batch_size=4, epochs=2, verbose=0)
+    trained = {name for name, v in features.slim_variables.items() if (v != before[name]).any()}
+    assert {name for name, v in features.slim_variables.items() if v.trainable} <= trained
+
+    mobilenets.save(features, tmp_path / "tuned")
+    served = hub.KerasLayer(str(tmp_path / "tuned"), trainable=True)
+    found = served(images).numpy()
+    np.testing.assert_allclose(found, features(images, training=False), rtol=0, atol=1e-5)
+    assert np.abs(found - old).max() > 1e-3
+    again = mobilenets.load(tmp_path / "tuned")
+    same_variables(features, again)
+    # The first module is as it was.
+    np.testing.assert_allclose(mobilenets.load(tmp_path / "module")(images), old, rtol=0, atol=1e-5)
