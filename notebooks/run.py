@@ -76,6 +76,8 @@ def _execute(path: Path) -> nbformat.NotebookNode:
         timeout=_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        # It warns of connections on this machine.
+        extra_arguments=["--log-level=ERROR"],
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )

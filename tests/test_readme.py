@@ -31,10 +31,10 @@ def write(path: Path, image: np.ndarray) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Sixty images of each of five digits, a new one, and the sample's features."""
+    """Images of five digits, a new one, and the sample's features."""
     images, labels, new, new_labels = digits(KEPT)
     for label, digit in enumerate(KEPT):
-        for i, image in enumerate(images[labels == label][:60]):
+        for i, image in enumerate(images[labels == label]):
             write(tmp_path / "photos" / NAMES[digit] / f"{i}.png", image)
     write(tmp_path / "new.jpg", new[new_labels == KEPT.index(6)][0])
     sample = mobilenets.load(Path(convert.sample.__file__).parent)

@@ -114,9 +114,9 @@ def test_from_the_sample_to_other_digits(
     frozen = fit(world, head, kept, rate=0.2, epochs=6)
     model = classifier(world, features(sample), kept)
     model.layers[-1].set_weights(head.layers[-1].get_weights())
-    tuned = fit(world, model, kept, rate=0.01, epochs=8)
+    tuned = fit(world, model, kept, rate=0.005, epochs=8)
     random = classifier(world, features(untrained(sample, tmp_path / "random")), kept)
-    scratch = fit(world, random, kept, rate=0.01, epochs=8)
+    scratch = fit(world, random, kept, rate=0.005, epochs=8)
     assert 0.6 < frozen < tuned
     assert tuned >= 0.97
     assert tuned > scratch
@@ -127,7 +127,7 @@ def test_a_frozen_model_is_thawed(sample: Path, kept: Task) -> None:
     model = mobilenets.load(sample, trainable=False, batch_norm_momentum=MOMENTUM).with_classes(5)
     frozen = fit("native", model, kept, rate=0.2, epochs=6)
     model.trainable = True
-    tuned = fit("native", model, kept, rate=0.01, epochs=8)
+    tuned = fit("native", model, kept, rate=0.005, epochs=8)
     assert 0.6 < frozen < 0.9
     assert tuned >= 0.97
 
