@@ -31,7 +31,7 @@ __all__ = ["page"]
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "litert.md"
 _TEXT = """# LiteRT models of the published weights
 
-Made by `{command}`
+Made by `python -m convert.lite_page MODULE… --images DIR`
 with ai-edge-litert {litert}, TensorFlow {tensorflow} and Python {python}, on {count} photographs
 at the evaluation crop, one at a time on one thread of {machine}, with XNNPACK.
 
@@ -49,19 +49,17 @@ few to calibrate on: take a hundred. `uint8` are the models of quantops modules.
 _HEADER = ("weights", "precision", "kB", "top-1", "cosine", "probability", "ms", "XNNPACK")
 
 
-def page(sources: Sequence[str], photos: Sequence[Path], command: str) -> Iterator[str]:
+def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
     """The page's lines, each as soon as it is known.
 
     Args:
       sources: What `mobilenets.load` takes.
       photos: Image files, two or more.
-      command: What the page says that it was made by.
 
     Raises:
       ConvertError: A module or an image cannot be read.
     """
     yield from _TEXT.format(
-        command=command,
         litert=version("ai-edge-litert"),
         tensorflow=version("tensorflow"),
         python=platform.python_version(),
@@ -129,14 +127,13 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, default=_PAGE, metavar="FILE")
     options = parser.parse_args(arguments)
-    command = "python -m convert.lite_page MODULE… --images DIR"
     kinds = (".bmp", ".jpeg", ".jpg", ".png")
     photos = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in kinds)
     try:
         if len(photos) < 2:
             raise ConvertError(f"--images {options.images}: fewer than two images in it")
         lines = []
-        for line in page(options.modules, photos, command):
+        for line in page(options.modules, photos):
             print(line, flush=True)
             lines.append(f"{line}\n")
         with written_beside(options.output) as folder:
