@@ -430,6 +430,8 @@ def _lite(options: argparse.Namespace) -> int:
             f"{options.module} is a float module: uint8 models are made of quantops modules; "
             "take --precision int8 --images DIR"
         )
+    if images and options.precision != "int8" and compared is not images:
+        raise ConvertError("--images is for --precision int8, or to compare on with --report")
     with _err.status(f"converting {_plain(options.module)}"):
         from convert.lite_float import export
 

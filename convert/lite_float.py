@@ -35,8 +35,6 @@ PRECISIONS = ("float32", "float16", "dynamic", "int8")
 """What the weights, and with `int8` the activations too, are stored as."""
 INTERFACES = ("float32", "uint8", "int8")
 """What an `int8` model takes and gives."""
-
-
 # More would not make the ranges better, and would not fit into memory.
 _MOST_IMAGES = 256
 
@@ -92,13 +90,13 @@ def export(
         cannot be written; nothing is left of it.
     """
     model = load_module(module)
-    size = image_size or model.variant.image_size
+    size = model.variant.image_size if image_size is None else image_size
     calibration = _loaded(images, size) if images and precision == "int8" else None
+    photos = _loaded(compared, size) if compared else None
     content = float_model(
         model, precision, images=calibration, image_size=image_size, interface=interface
     )
-
-    comparison = compare(content, model, _loaded(compared, size)) if compared else None
+    comparison = None if photos is None else compare(content, model, photos)
     labels = write_model(file, content, model.class_names)
     return Export(
         path=os.fspath(file),
@@ -150,7 +148,7 @@ def float_model(
         precision, or an image size below 32.
     """
     variant = model.variant
-    size = image_size or variant.image_size
+    size = variant.image_size if image_size is None else image_size
     if variant.quantized:
         raise ConvertError(f"{variant} is not a float module")
     if precision not in PRECISIONS:
