@@ -122,10 +122,12 @@ def compare(
         difference = np.abs(found - wanted).max()
     classes = not isinstance(source, MobileNet) or source.num_classes is not None
     lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = (features == expected).all(1).astype(np.float64)
+    np.divide((features * expected).sum(1), lengths, out=cosines, where=lengths > 0)
     return Comparison(
         images=len(images),
         top1=float(np.mean(found.argmax(1) == wanted.argmax(1))) if classes else None,
-        cosine=float(((features * expected).sum(1) / lengths).min()),
+        cosine=float(cosines.min()),
         difference=float(difference),
         milliseconds=model.latency(),
         in_xnnpack=model.in_xnnpack,
