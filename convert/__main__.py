@@ -33,6 +33,8 @@ from convert.errors import ConvertError
 
 if TYPE_CHECKING:
     from convert.conversion import Conversion
+    from convert.lite import Export as IntegerExport
+    from convert.lite_float import Export as FloatExport
     from mobilenets import MobileNet
 
 _KINDS = ("feature_vector", "classification")
@@ -223,7 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--report",
         nargs="?",
-        const="",
+        type=Path,
+        const=True,
         metavar="DIR",
         help="run both on the images in DIR, by default those of --images, and say how they "
         "compare, how long it takes and whether XNNPACK computes all of it",
@@ -440,11 +443,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _lite(options: argparse.Namespace) -> int:
     images = None if options.images is None else _image_files(options.images, "--images")
-    compared = images
-    if options.report:
-        compared = _image_files(Path(options.report), "--report")
-    elif options.report is None:
-        compared = None
+    compared = None
+    if options.report is True:
+        compared = images
+        if images is None:
+            raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+    elif options.report:
+        compared = _image_files(options.report, "--report")
     with _err.status("loading TensorFlow") as status:
         from convert import quiet  # noqa: F401
         from convert.files import load_module
@@ -453,14 +458,14 @@ def _lite(options: argparse.Namespace) -> int:
         path = Path(options.module)
         source = path if _is_classifier(path) else load_module(options.module)
     if isinstance(source, Path) or source.variant.quantized:
-        return _lite_integer(options, source, images)
+        return _lite_integer(options, source, images, compared)
     if options.precision == "uint8":
         raise ConvertError(
             f"{options.module} is a float module: uint8 models are made of quantops modules; "
             "take --precision int8 --images DIR"
         )
-    if options.report == "" and images is None:
-        raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+    if images and options.precision != "int8" and compared is not images:
+        raise ConvertError("--images is for --precision int8, or to compare on with --report")
     with _err.status(f"converting {_plain(options.module)}"):
         from convert.lite_float import export
 
@@ -473,46 +478,21 @@ def _lite(options: argparse.Namespace) -> int:
             interface=(options.input_output or "float").replace("float", "float32"),
             compared=compared,
         )
-    if options.json:
-        _print_json(dataclasses.asdict(done))
-        return 0
-    table = _table("file", "bytes>", "precision", "input", *(_REPORT if done.comparison else ()))
-    row = [
-        done.path,
-        f"{done.bytes:,}",
-        done.precision,
-        f"{done.interface} {done.image_size} px",
-    ]
-    if found := done.comparison:
-        row += [
-            _figure(found.top1, ".1%"),
-            f"{found.cosine:.5f}",
-            f"{found.difference:.1e}",
-            f"{found.milliseconds:.2f}",
-            "all" if found.in_xnnpack else "in part",
-        ]
-    table.add_row(*row)
-    _out.print(table)
-    if found:
-        _out.print(
-            f"Compared with {_plain(options.module)} on {found.images} images; cosine: of the "
-            "outputs, where it is least; difference: the largest, of "
-            f"{'a feature' if found.top1 is None else 'a probability'}; one thread.",
-            soft_wrap=True,
-        )
-    if done.calibrated:
-        same = ", the same ones" if found and not options.report else ""
+    row = {
+        "file": done.path,
+        "bytes>": f"{done.bytes:,}",
+        "precision": done.precision,
+        "input": f"{done.interface} {done.image_size} px",
+    }
+    _print_lite(options, done, row)
+    if done.calibrated and not options.json:
+        same = ", the same ones" if compared is images else ""
         _out.print(
             f"The ranges of the activations are from {done.calibrated} images in "
             f"{_plain(str(options.images))}{same}.",
             soft_wrap=True,
         )
-    if done.labels:
-        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
     return 0
-
-
-_REPORT = ("top-1 equal>", "cosine>", "difference>", "ms>", "XNNPACK")
 
 
 def _is_classifier(path: Path) -> bool:
@@ -525,54 +505,78 @@ def _is_classifier(path: Path) -> bool:
 
 
 def _lite_integer(
-    options: argparse.Namespace, source: MobileNet | Path, images: Sequence[Path] | None
+    options: argparse.Namespace,
+    source: MobileNet | Path,
+    images: Sequence[Path] | None,
+    compared: Sequence[Path] | None,
 ) -> int:
-    if options.precision not in (None, "uint8") or options.input_output not in (None, "uint8"):
-        asked = options.precision if options.precision not in (None, "uint8") else None
-        raise ConvertError(
-            f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
-            f"{asked or options.input_output}; leave --precision and --input-output out"
-        )
+    for asked in (options.precision, options.input_output):
+        if asked not in (None, "uint8"):
+            raise ConvertError(
+                f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
+                f"{asked}; leave --precision and --input-output out"
+            )
     with _err.status(f"converting {_plain(options.module)}"):
         from convert.lite import export
 
-        done = export(source, options.output, images=images, image_size=options.image_size)
-        figures = dataclasses.asdict(done)
-        if options.report is not None:
-            from convert.lite_run import LiteModel
-
-            model = LiteModel(Path(done.path).read_bytes())
-            figures |= {"milliseconds": model.latency(), "in_xnnpack": model.in_xnnpack}
+        done = export(
+            source,
+            options.output,
+            images=images,
+            image_size=options.image_size,
+            compared=compared,
+        )
+    row = {
+        "file": done.path,
+        "bytes>": f"{done.bytes:,}",
+        "input": f"uint8 {done.image_size} px",
+        "output = scale * (q - zero)": f"{done.scale:.6g} * (q - {done.zero_point})",
+    }
+    if compared is None:
+        row |= {"top-1 equal>": f"{done.agreement:.1%}", "steps>": f"{done.difference:.2f}"}
+    _print_lite(options, done, row)
     if options.json:
-        _print_json(figures)
         return 0
-    report = ("ms>", "XNNPACK") if options.report is not None else ()
-    table = _table(
-        "file", "bytes>", "input", "output = scale * (q - zero)", "top-1 equal>", "steps>", *report
-    )
-    row = [
-        done.path,
-        f"{done.bytes:,}",
-        f"uint8 {done.image_size} px",
-        f"{done.scale:.6g} * (q - {done.zero_point})",
-        f"{done.agreement:.1%}",
-        f"{done.difference:.2f}",
-    ]
-    if report:
-        row += [f"{figures['milliseconds']:.2f}", "all" if figures["in_xnnpack"] else "in part"]
-    table.add_row(*row)
-    _out.print(table)
-    what = "images" if options.images else "patterns"
-    _out.print(
-        f"Compared with {_plain(options.module)} on {done.images} {what}; steps: the outputs' mean "
-        "difference.",
-        soft_wrap=True,
-    )
-    if done.labels:
-        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
+    if compared is None:
+        what = "images" if options.images else "patterns"
+        _out.print(
+            f"Compared with {_plain(options.module)} on {done.images} {what}; steps: the outputs' "
+            "mean difference.",
+            soft_wrap=True,
+        )
     if done.ranges == "bounds":
         _out.print("The layers after the module have bounds as ranges; --images gives finer ones.")
     return 0
+
+
+def _print_lite(
+    options: argparse.Namespace, done: FloatExport | IntegerExport, row: dict[str, str]
+) -> None:
+    """The table of a model that was written, and of how it compares with what it is of."""
+    if options.json:
+        _print_json(dataclasses.asdict(done))
+        return
+    found = done.comparison
+    if found:
+        row |= {
+            "top-1 equal>": _figure(found.top1, ".1%"),
+            "cosine>": f"{found.cosine:.5f}",
+            "difference>": f"{found.difference:.1e}",
+            "ms>": f"{found.milliseconds:.2f}",
+            "XNNPACK": "all" if found.in_xnnpack else "in part",
+        }
+    table = _table(*row)
+    table.add_row(*row.values())
+    _out.print(table)
+    if found:
+        _out.print(
+            f"Compared with {_plain(options.module)} on {found.images} images; cosine: of the "
+            "features, where it is least; difference: the largest, of a probability, or of a "
+            "feature where there are no classes; ms: for an image on one thread.",
+            soft_wrap=True,
+        )
+    if done.labels:
+        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
 
 
 def _image_files(folder: Path, option: str) -> list[Path]:

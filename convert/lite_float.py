@@ -9,25 +9,22 @@ and is measured where there are.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from convert.errors import ConvertError
 from convert.files import load_module, write_model
+from convert.lite_graph import LiteGraph
 from convert.lite_run import Comparison, LiteModel, compare
 from convert.quiet import held_back
-from convert.verify import TOLERANCE, sample_images
 from mobilenets import MobileNet, architecture
 from mobilenets.architecture import InvertedResidualRow
 from mobilenets.images import load_batch
@@ -38,8 +35,6 @@ PRECISIONS = ("float32", "float16", "dynamic", "int8")
 """What the weights, and with `int8` the activations too, are stored as."""
 INTERFACES = ("float32", "uint8", "int8")
 """What an `int8` model takes and gives."""
-
-
 # More would not make the ranges better, and would not fit into memory.
 _MOST_IMAGES = 256
 
@@ -91,29 +86,17 @@ def export(
       compared: Image files to run both on; None does without.
 
     Raises:
-      ConvertError: As for `float_model`; or images or the module cannot be read, the file cannot
-        be written, or it does not compute what the module does.
+      ConvertError: As for `float_model`; or images or the module cannot be read, or the file
+        cannot be written; nothing is left of it.
     """
     model = load_module(module)
-    size = image_size or model.variant.image_size
+    size = model.variant.image_size if image_size is None else image_size
     calibration = _loaded(images, size) if images and precision == "int8" else None
+    photos = _loaded(compared, size) if compared else None
     content = float_model(
         model, precision, images=calibration, image_size=image_size, interface=interface
     )
-
-    def run(image: np.ndarray) -> np.ndarray:
-        return model(image, training=False).numpy()
-
-    classes = model.num_classes is not None
-    if precision == "float32":
-        found = compare(content, run, sample_images(size), classes)
-        if not found.cosine > 1 - TOLERANCE:
-            raise ConvertError(
-                f"{file} does not compute what {model.variant} does: cosine {found.cosine:.6f}"
-            )
-    comparison = None
-    if compared:
-        comparison = compare(content, run, _loaded(compared, size), classes)
+    comparison = None if photos is None else compare(content, model, photos)
     labels = write_model(file, content, model.class_names)
     return Export(
         path=os.fspath(file),
@@ -165,7 +148,7 @@ def float_model(
         precision, or an image size below 32.
     """
     variant = model.variant
-    size = image_size or variant.image_size
+    size = variant.image_size if image_size is None else image_size
     if variant.quantized:
         raise ConvertError(f"{variant} is not a float module")
     if precision not in PRECISIONS:
@@ -187,32 +170,17 @@ def float_model(
                 f"images must be [number, {size}, {size}, 3], got {list(images.shape)}"
             )
     function = _frozen(model, size)
-    exact = _converted(function, "float32")
-    if precision == "float32":
-        return exact
-    if images is not None:
-        images = _full_range(images)
-    reference = _Graph(exact)
-    graph = _Graph(_converted(function, precision, images, interface))
-    expected = _expected_inputs(model)
-    shifts = [
-        _mean_shift(theirs.kernel, ours.kernel, mean, ours.depthwise)
-        for theirs, ours, mean in zip(
-            reference.convolutions, graph.convolutions, expected, strict=True
-        )
-    ]
-    if precision == "int8":
-        assert images is not None
-        _correct_measured(graph, reference, images, shifts)
-    else:
-        for theirs, ours, shift in zip(
-            reference.convolutions, graph.convolutions, shifts, strict=True
-        ):
-            if precision == "dynamic" and ours.depthwise:
+    if precision in ("float32", "float16"):
+        return _converted(function, precision)
+    ranges = _full_range(images) if precision == "int8" and images is not None else None
+    reference = LiteGraph(_converted(function, "float32"))
+    graph = LiteGraph(_converted(function, precision, ranges, interface))
+    if precision == "dynamic":
+        for ours, theirs in zip(graph.convolutions, reference.convolutions, strict=True):
+            if ours.depthwise:
                 # Nine weights a channel: in 8 bits they save little, and XNNPACK leaves them out.
                 ours.set_kernel(theirs.kernel)
-            else:
-                ours.shift_bias(shift)
+    _correct_biases(graph, reference, _expected_inputs(model), ranges)
     return graph.packed()
 
 
@@ -263,6 +231,46 @@ def _full_range(images: np.ndarray) -> np.ndarray:
     return images
 
 
+def _correct_biases(
+    graph: LiteGraph,
+    reference: LiteGraph,
+    expected: Sequence[np.ndarray],
+    images: np.ndarray | None,
+) -> None:
+    """Gives each convolution in turn the mean outputs that it has in the reference.
+
+    Args:
+      graph: What to correct.
+      reference: The same network in float32.
+      expected: The mean of each convolution's inputs, by channel.
+      images: To measure the means on; None takes those that are to be expected.
+    """
+    wanted: Iterator[np.ndarray] = iter(())
+    if images is not None:
+        outputs = [theirs.output for theirs in reference.convolutions if not theirs.dense]
+        wanted = iter(_means(reference.until(outputs), images))
+    for ours, theirs, mean in zip(
+        graph.convolutions, reference.convolutions, expected, strict=True
+    ):
+        # Features have too few values in an image to measure the logits on.
+        if images is None or ours.dense:
+            shift = _mean_shift(theirs.kernel, ours.kernel, mean, ours.depthwise)
+        else:
+            (found,) = _means(graph.until([ours.output]), images)
+            shift = next(wanted) - found
+        ours.shift_bias(shift)
+
+
+def _means(content: bytes, images: np.ndarray) -> list[np.ndarray]:
+    """The mean of each output of a model over images and pixels, by channel."""
+    model = LiteModel(content)
+    total: list[Any] = [0.0] * len(model.run(images[0]))
+    for image in images:
+        for i, values in enumerate(model.run(image)):
+            total[i] += values.mean(tuple(range(values.ndim - 1)), dtype=np.float64)
+    return [each / len(images) for each in total]
+
+
 def _expected_inputs(model: MobileNet) -> list[np.ndarray]:
     """What each convolution's input channels are in the mean, by the batch norms' statistics.
 
@@ -308,189 +316,3 @@ def _mean_shift(
     if depthwise:
         return lost.sum((0, 1, 2)) * inputs
     return lost.reshape(lost.shape[0], -1, lost.shape[-1]).sum(1) @ inputs
-
-
-_NUMPY = {
-    schema.TensorType.FLOAT32: np.dtype(np.float32),
-    schema.TensorType.FLOAT16: np.dtype(np.float16),
-    schema.TensorType.INT32: np.dtype(np.int32),
-    schema.TensorType.INT8: np.dtype(np.int8),
-}
-_OPERATOR = schema.BuiltinOperator
-_WEIGHTED = (_OPERATOR.CONV_2D, _OPERATOR.DEPTHWISE_CONV_2D, _OPERATOR.FULLY_CONNECTED)
-
-
-class _Graph:
-    """A LiteRT model, taken apart.
-
-    Attributes:
-      convolutions: Everything with a kernel, logits too, in order.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-        (self.graph,) = self.model.subgraphs
-        for operator in self.graph.operators:
-            operator.inputs = list(operator.inputs)
-        self.convolutions = [
-            _Convolution(self, operator)
-            for operator in self.graph.operators
-            if self.kind(operator) in _WEIGHTED
-        ]
-
-    def kind(self, operator: Any) -> int:
-        return flatbuffer_utils.get_builtin_code_from_operator_code(
-            self.model.operatorCodes[operator.opcodeIndex]
-        )
-
-    def maker(self, tensor: int) -> Any:
-        return next((op for op in self.graph.operators if tensor in op.outputs), None)
-
-    def users(self, tensor: int) -> list[Any]:
-        return [op for op in self.graph.operators if tensor in op.inputs]
-
-    def constant(self, tensor: Any) -> np.ndarray:
-        """The values of a constant tensor, as floats."""
-        data = self.model.buffers[tensor.buffer].data
-        kept = np.frombuffer(bytes(data), _NUMPY[tensor.type]).reshape(tensor.shape)
-        values = kept.astype(np.float64)
-        scale = _scale(tensor)
-        return values if scale is None else values * scale
-
-    def add_constant(self, like: Any, values: np.ndarray) -> int:
-        """A new constant tensor: integers of the same scale as another's, or float32."""
-        tensor = copy.copy(like)
-        if like.type == schema.TensorType.INT32:
-            kept = np.round(values / _scale(like)).astype(np.int32)
-        else:
-            kept = values.astype(np.float32)
-            tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(kept.tobytes(), np.uint8)
-        tensor.buffer = len(self.model.buffers)
-        self.model.buffers.append(buffer)
-        self.graph.tensors.append(tensor)
-        return len(self.graph.tensors) - 1
-
-    def until(self, tensors: Sequence[int]) -> bytes:
-        """The model with these tensors for outputs, and without what comes after them."""
-        last = max(i for i, op in enumerate(self.graph.operators) if set(tensors) & set(op.outputs))
-        model, graph = copy.copy(self.model), copy.copy(self.graph)
-        graph.operators = graph.operators[: last + 1]
-        graph.outputs = np.array(tensors, np.int32)
-        model.subgraphs, model.signatureDefs = [graph], []
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-    def packed(self) -> bytes:
-        """The model's file, without constants that nothing uses any more."""
-        model, graph = self.model, self.graph
-        wanted = {*graph.outputs, *(t for op in graph.operators for t in op.inputs)}
-        graph.operators = [op for op in graph.operators if wanted & {*op.outputs}]
-        used = {t for op in graph.operators for t in (*op.inputs, *op.outputs) if t >= 0}
-        places = _places({*graph.inputs, *graph.outputs, *used})
-        graph.tensors = [graph.tensors[old] for old in places]
-        for holder in (graph, *graph.operators):
-            holder.inputs = [places.get(old, old) for old in holder.inputs]
-            holder.outputs = [places[old] for old in holder.outputs]
-        for signature in model.signatureDefs or []:
-            for tensor in (*signature.inputs, *signature.outputs):
-                tensor.tensorIndex = places[tensor.tensorIndex]
-        holders = [*graph.tensors, *(model.metadata or [])]
-        # The first buffer is that of all tensors without values.
-        places = _places({0, *(holder.buffer for holder in holders)})
-        model.buffers = [model.buffers[old] for old in places]
-        for holder in holders:
-            holder.buffer = places[holder.buffer]
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def _places(kept: Iterable[int]) -> dict[int, int]:
-    """New position by old one."""
-    return {int(old): new for new, old in enumerate(sorted(kept))}
-
-
-def _scale(tensor: Any) -> np.ndarray | None:
-    """The scales of a quantized tensor, to multiply its values with."""
-    quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or not len(quantization.scale):
-        return None
-    shape = [1] * len(tensor.shape)
-    shape[quantization.quantizedDimension] = -1
-    return np.asarray(quantization.scale, np.float64).reshape(shape)
-
-
-@dataclass
-class _Convolution:
-    """A convolution, or the logits, of a graph."""
-
-    owner: _Graph
-    operator: Any
-
-    @property
-    def depthwise(self) -> bool:
-        return self.owner.kind(self.operator) == _OPERATOR.DEPTHWISE_CONV_2D
-
-    @property
-    def dense(self) -> bool:
-        return self.owner.kind(self.operator) == _OPERATOR.FULLY_CONNECTED
-
-    @property
-    def kernel(self) -> np.ndarray:
-        """`[out, height, width, in]`, `[1, height, width, channels]` or `[out, in]`."""
-        return self.owner.constant(self._constant(_KERNEL))
-
-    def set_kernel(self, values: np.ndarray) -> None:
-        """Stores other weights, in float32."""
-        self.operator.inputs[_KERNEL] = self.owner.add_constant(self._constant(_KERNEL), values)
-
-    def shift_bias(self, shift: np.ndarray) -> None:
-        """Adds to the bias; it stays in integers, or becomes float32."""
-        tensor = self._constant(_BIAS)
-        values = self.owner.constant(tensor) + shift
-        self.operator.inputs[_BIAS] = self.owner.add_constant(tensor, values)
-
-    def _constant(self, index: int) -> Any:
-        """The constant tensor behind an input, perhaps behind its widening from float16."""
-        position = self.operator.inputs[index]
-        maker = self.owner.maker(position)
-        return self.owner.graph.tensors[position if maker is None else maker.inputs[0]]
-
-    @property
-    def output(self) -> int:
-        """The tensor with the outputs, where a shortcut is added after it."""
-        (output,) = self.operator.outputs
-        users = self.owner.users(output)
-        if len(users) == 1 and self.owner.kind(users[0]) == _OPERATOR.ADD:
-            (output,) = users[0].outputs
-        return output
-
-
-_KERNEL, _BIAS = 1, 2
-
-
-def _correct_measured(
-    graph: _Graph, reference: _Graph, images: np.ndarray, shifts: Sequence[np.ndarray]
-) -> None:
-    """Gives each convolution in turn the mean outputs that the reference has on the images.
-
-    Features have too few values in an image for that: the logits shift as is to be expected.
-    """
-    convolutions = [ours for ours in graph.convolutions if not ours.dense]
-    outputs = [theirs.output for theirs in reference.convolutions if not theirs.dense]
-    wanted = _means(reference.until(outputs), images)
-    for ours, mean in zip(convolutions, wanted, strict=True):
-        (found,) = _means(graph.until([ours.output]), images)
-        ours.shift_bias(mean - found)
-    for ours, shift in zip(graph.convolutions, shifts, strict=True):
-        if ours.dense:
-            ours.shift_bias(shift)
-
-
-def _means(content: bytes, images: np.ndarray) -> list[np.ndarray]:
-    """The mean of each output of a model over images and pixels, by channel."""
-    model = LiteModel(content)
-    total: list[Any] = [0.0] * len(model.run(images[0]))
-    for image in images:
-        for i, values in enumerate(model.run(image)):
-            total[i] += values.mean(tuple(range(values.ndim - 1)), dtype=np.float64)
-    return [each / len(images) for each in total]

@@ -12,6 +12,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from convert.errors import ConvertError
 from convert.files import load_module, written_beside
 from convert.lite import integer_model
 from convert.lite_float import PRECISIONS, float_model
-from convert.lite_run import LiteModel, probabilities
+from convert.lite_run import RUNS, compare
 from mobilenets import MobileNet
 from mobilenets.images import load_batch
 
@@ -30,21 +31,22 @@ __all__ = ["page"]
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "litert.md"
 _TEXT = """# LiteRT models of the published weights
 
-Made by `python -m convert.lite_page MODULE… --images DIR`, with {count} photographs at the
-evaluation crop, the interpreter of ai-edge-litert with XNNPACK on, and one thread of
-{machine}.
+Made by `python -m convert.lite_page MODULE… --images DIR`
+with ai-edge-litert {litert}, TensorFlow {tensorflow} and Python {python}, on {count} photographs
+at the evaluation crop, one at a time on one thread of {machine}, with XNNPACK.
 
-- Size: of the classification's file, and of the feature vector's.
 - Top-1: photographs with the same most probable class as the module says.
+- Cosine: between the model's features and the module's, for the photograph where it is least.
 - Probability: the largest difference of one, over all classes and photographs.
-- Cosine: between both feature vectors, of the photograph where it is least.
-- Time: for one image through the classification (else the feature vector).
+- ms: for one image, the median of {runs} runs.
+- XNNPACK: whether it computes all of the model.
 
-`int8` takes the ranges of its activations from half of the photographs and is compared on the
-other half, and the other way round: no photograph is compared that was calibrated on.
+`int8` takes the ranges of its activations from one half of the photographs and is compared on the
+other, and the other way round: no photograph is compared that was calibrated on. Half of these are
+few to calibrate on: take a hundred. `uint8` are the models of quantops modules.
 
 """
-_HEADER = ("weights", "precision", "kB", "kB, features", "top-1", "probability", "cosine", "ms")
+_HEADER = ("weights", "precision", "kB", "top-1", "cosine", "probability", "ms", "XNNPACK")
 
 
 def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
@@ -57,10 +59,16 @@ def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
     Raises:
       ConvertError: A module or an image cannot be read.
     """
-    machine = f"{platform.machine()} ({_processor()})"
-    yield from _TEXT.format(count=len(photos), machine=machine).splitlines()
+    yield from _TEXT.format(
+        litert=version("ai-edge-litert"),
+        tensorflow=version("tensorflow"),
+        python=platform.python_version(),
+        count=len(photos),
+        machine=f"{platform.machine()} ({_processor()})",
+        runs=RUNS,
+    ).splitlines()
     yield f"| {' | '.join(_HEADER)} |"
-    yield f"| --- | --- |{' ---: |' * (len(_HEADER) - 2)}"
+    yield f"| --- | --- |{' ---: |' * (len(_HEADER) - 3)} --- |"
     named: set[str] = set()
     for source in sources:
         model = load_module(source)
@@ -76,53 +84,41 @@ def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
             yield f"| {' | '.join((name, precision, *_cells(model, precision, images)))} |"
 
 
+def _cells(model: MobileNet, precision: str, images: np.ndarray) -> list[str]:
+    if precision == "int8":
+        halves = (images[0::2], images[1::2])
+        contents = [float_model(model, precision, images=half) for half in halves]
+        found = [
+            compare(content, model, half)
+            for content, half in zip(contents, reversed(halves), strict=True)
+        ]
+    else:
+        if precision == "uint8":
+            contents = [integer_model(model)]
+        else:
+            contents = [float_model(model, precision)]
+        found = [compare(contents[0], model, images)]
+    top1, probability = "", ""
+    if model.num_classes is not None:
+        same = sum(round(each.images * (each.top1 or 0)) for each in found)
+        top1 = f"{same} of {len(images)}"
+        probability = f"{max(each.difference for each in found):.1e}"
+    return [
+        f"{len(contents[0]) / 1e3:,.0f}",
+        top1,
+        f"{min(each.cosine for each in found):.5f}",
+        probability,
+        f"{min(each.milliseconds for each in found):.2f}",
+        "all" if all(each.in_xnnpack for each in found) else "in part",
+    ]
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "unknown"
     return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
-
-
-def _cells(model: MobileNet, precision: str, images: np.ndarray) -> list[str]:
-    features = model.with_classes()
-    size, found, milliseconds = _run(features, precision, images)
-    wanted = features(images, training=False).numpy()
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-    cosine = f"{((found * wanted).sum(1) / lengths).min():.5f}"
-    if model.num_classes is None:
-        return ["", f"{size / 1e3:,.0f}", "", "", cosine, f"{milliseconds:.2f}"]
-    whole, found, milliseconds = _run(model, precision, images)
-    found, wanted = probabilities(found), probabilities(model(images, training=False).numpy())
-    same = int((found.argmax(1) == wanted.argmax(1)).sum())
-    return [
-        f"{whole / 1e3:,.0f}",
-        f"{size / 1e3:,.0f}",
-        f"{same} of {len(images)}",
-        f"{np.abs(found - wanted).max():.1e}",
-        cosine,
-        f"{milliseconds:.2f}",
-    ]
-
-
-def _run(model: MobileNet, precision: str, images: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """The file's size in bytes, its outputs for the images, and how long one takes."""
-    everything = slice(None)
-    folds = [(everything, everything)]
-    if precision == "int8":
-        folds = [(slice(1, None, 2), slice(0, None, 2)), (slice(0, None, 2), slice(1, None, 2))]
-    outputs: dict[int, np.ndarray] = {}
-    positions = np.arange(len(images))
-    for calibrated, compared in folds:
-        if precision == "uint8":
-            content = integer_model(model)
-        else:
-            content = float_model(model, precision, images=images[calibrated])
-        running = LiteModel(content)
-        for i in positions[compared]:
-            (outputs[int(i)],) = running.run(images[i])
-    stacked = np.stack([outputs[int(i)] for i in positions])
-    return len(content), stacked, running.latency()
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:

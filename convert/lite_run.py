@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from convert.lite_graph import LiteGraph
 from convert.quiet import held_back
+from mobilenets import MobileNet, architecture
 
-__all__ = ["Comparison", "LiteModel", "compare", "probabilities"]
+__all__ = ["RUNS", "Comparison", "LiteModel", "compare", "probabilities"]
 
-_RUNS = 30
+RUNS = 30
+"""A latency is the median of so many runs."""
 
 
 class LiteModel:
@@ -55,10 +58,10 @@ class LiteModel:
         return (pixels + np.iinfo(dtype).min).astype(dtype)
 
     def latency(self) -> float:
-        """Milliseconds for an image on one thread: the median of some runs."""
+        """Milliseconds for an image on one thread: the median of `RUNS`."""
         self._interpreter.invoke()
         seconds = []
-        for _ in range(_RUNS):
+        for _ in range(RUNS):
             start = time.perf_counter()
             self._interpreter.invoke()
             seconds.append(time.perf_counter() - start)
@@ -74,13 +77,15 @@ def _floats(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a LiteRT model compares with its module.
+    """How a LiteRT model compares with what it was made of.
 
     Attributes:
       images: Number of images compared.
-      top1: Share of them with the same most probable class; None for features.
-      cosine: Cosine between both outputs, for the image where it is least.
-      difference: Largest difference of a probability; of a feature where there are no classes.
+      top1: Share of them with the same most probable class; None where there are no classes.
+      cosine: Between both features, for the image where it is least; of a classifier that is no
+        `MobileNet`, between its outputs.
+      difference: Largest difference of a probability of a `MobileNet` with classes, else of an
+        output.
       milliseconds: For one image, on one thread of this machine.
       in_xnnpack: Whether XNNPACK computes the whole model.
     """
@@ -94,32 +99,52 @@ class Comparison:
 
 
 def compare(
-    content: bytes,
-    module: Callable[[np.ndarray], Any],
-    images: np.ndarray,
-    classes: bool,
+    content: bytes, source: MobileNet | Callable[[np.ndarray], Any], images: np.ndarray
 ) -> Comparison:
-    """Runs a LiteRT model and its module on the same images.
+    """Runs a LiteRT model and what it was made of on the same images.
 
     Args:
       content: The file's.
-      module: From images `[1, size, size, 3]` to features or logits.
+      source: A MobileNet, or a classifier as a function of images `[1, size, size, 3]`.
       images: `[number, size, size, 3]`, RGB in [0, 1].
-      classes: Whether the outputs are logits.
     """
     model = LiteModel(content)
-    found = np.stack([model.run(image)[0] for image in images]).astype(np.float64)
-    wanted = np.concatenate([module(image[np.newaxis]) for image in images]).astype(np.float64)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-    as_used = probabilities if classes else np.asarray
+    found = _stacked(model.run(image)[0] for image in images)
+    if isinstance(source, MobileNet) and source.num_classes is not None:
+        wanted, expected = (_stacked(each) for each in zip(*_both(source, images), strict=True))
+        graph = LiteGraph(content)
+        inner = LiteModel(graph.until([graph.convolutions[-1].input]))
+        features = _stacked(inner.run(image)[0] for image in images)
+        difference = np.abs(probabilities(found) - probabilities(wanted)).max()
+    else:
+        wanted = _stacked(source(image[np.newaxis]) for image in images)
+        features, expected = found, wanted
+        difference = np.abs(found - wanted).max()
+    classes = not isinstance(source, MobileNet) or source.num_classes is not None
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = (features == expected).all(1).astype(np.float64)
+    np.divide((features * expected).sum(1), lengths, out=cosines, where=lengths > 0)
     return Comparison(
         images=len(images),
         top1=float(np.mean(found.argmax(1) == wanted.argmax(1))) if classes else None,
-        cosine=float(((found * wanted).sum(1) / lengths).min()),
-        difference=float(np.abs(as_used(found) - as_used(wanted)).max()),
+        cosine=float(cosines.min()),
+        difference=float(difference),
         milliseconds=model.latency(),
         in_xnnpack=model.in_xnnpack,
     )
+
+
+def _both(model: MobileNet, images: np.ndarray) -> Iterator[tuple[Any, Any]]:
+    """Logits and features of each image."""
+    pool = f"{architecture.scope(model.variant.family)}/global_pool"
+    for image in images:
+        endpoints = model(image[np.newaxis], return_endpoints=True)
+        yield endpoints["default"], endpoints[pool]
+
+
+def _stacked(outputs: Iterable[Any]) -> np.ndarray:
+    """One row for each image."""
+    return np.stack([np.asarray(output, np.float64).reshape(-1) for output in outputs])
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import keras
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import tf_keras
 
 import mobilenets
-from convert import keras_weights
+from convert import keras_weights, slim
+from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.keras_weights import export
 from mobilenets import VARIANTS, MobileNet, Variant, images
@@ -176,3 +178,38 @@ def test_a_file_that_predicts_otherwise_is_not_written(module, tmp_path, monkeyp
     with pytest.raises(ConvertError, match="does not give the outputs of mobilenet_v1_025_64"):
         export(module("mobilenet_v1"), tmp_path / "w.h5")
     assert not any(tmp_path.iterdir())
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def run(self, capsys):
+        """Runs `convert keras-weights`; returns its exit code, standard output and error."""
+
+        def run(*arguments):
+            code = main(["keras-weights", *map(str, arguments)])
+            return code, *capsys.readouterr()
+
+        return run
+
+    def test_it_prints_the_call(self, run, module, tmp_path):
+        code, out, _ = run(module("mobilenet_v1", 5), "--output", tmp_path / "w.weights.h5")
+        assert code == 0
+        assert "keras.applications.MobileNet(" in out
+        assert (tmp_path / "w.weights.h5").is_file()
+
+    def test_json(self, run, module, tmp_path):
+        file = tmp_path / "w.h5"
+        code, out, _ = run(module("mobilenet_v1", 5), "--output", file, "--no-top", "--json")
+        found = json.loads(out)
+        assert code == 0
+        assert (found["file"], found["classes"]) == (str(file), None)
+        assert "include_top=False" in found["call"]
+
+    def test_an_alpha_that_keras_does_not_build(self, run, tmp_path):
+        checkpoint = tmp_path / "mobilenet_v1_0.1_64.ckpt"
+        slim.export(MobileNet(Variant("mobilenet_v1", 0.1, 64)), checkpoint)
+        code, _, err = run(checkpoint, "--output", tmp_path / "out" / "w.h5")
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("error: ")
+        assert "cannot be built with alpha=0.1" in err
+        assert not (tmp_path / "out").exists()

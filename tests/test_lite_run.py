@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from convert.lite_float import float_model
 from convert.lite_run import LiteModel, compare, probabilities
+from mobilenets import MobileNet, Variant
 
 
 def converted(function, size=8):
@@ -35,22 +37,8 @@ def test_whether_xnnpack_computes_all(means):
     assert not LiteModel(partly).in_xnnpack
 
 
-def test_features_are_compared(means, random_images):
-    images = random_images(3, 8)
-
-    def module(image):
-        return image.mean((1, 2)) * [[2, 2, 2.5]]
-
-    found = compare(means, module, images, classes=False)
-    wanted = np.concatenate([module(image[None]) for image in images])
-    ours = 2 * images.mean((1, 2))
-    assert (found.images, found.top1, found.in_xnnpack) == (3, None, True)
-    assert found.difference == pytest.approx(np.abs(ours - wanted).max(), rel=1e-5)
-    cosines = (ours * wanted).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(wanted, axis=1)
-    assert found.cosine == pytest.approx(cosines.min(), rel=1e-6)
-
-
-def test_classes_are_compared(means, random_images):
+def test_a_classifier_is_compared(means, random_images):
+    """Of any function, by what comes out."""
     images = random_images(4, 8)
     images[:, :, :, 0] += 0.5
     images[1:, :, :, 1] += 0.5
@@ -59,13 +47,48 @@ def test_classes_are_compared(means, random_images):
         """Says the first class of all."""
         return 2 * image.mean((1, 2)) * [[2, 1, 1]]
 
-    found = compare(means, module, images, classes=True)
+    found = compare(means, module, images)
     ours = 2 * images.mean((1, 2))
+    wanted = np.concatenate([module(image[None]) for image in images])
+    assert (found.images, found.in_xnnpack) == (4, True)
     assert 0 < found.top1 < 1
     assert found.top1 == np.mean(ours.argmax(1) == 0)
-    wanted = np.concatenate([module(image[None]) for image in images])
-    difference = np.abs(probabilities(ours) - probabilities(wanted)).max()
-    assert found.difference == pytest.approx(difference, rel=1e-5)
+    assert found.difference == pytest.approx(np.abs(ours - wanted).max(), rel=1e-5)
+    assert found.cosine == pytest.approx(cosines(ours, wanted).min(), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def two(randomise):
+    """Two networks of the same shapes, with other weights."""
+    variant = Variant("mobilenet_v1", 0.25, 32)
+    return [randomise(MobileNet(variant, 5), seed) for seed in (1, 2)]
+
+
+def cosines(ours, theirs):
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return (ours * theirs).sum(1) / lengths
+
+
+def test_logits_are_compared_and_the_features_before_them(two, random_images):
+    one, other = two
+    images = random_images(3, 32)
+    found = compare(float_model(one), other, images)
+    ours, theirs = (model(images).numpy().astype(float) for model in two)
+    assert found.top1 == np.mean(ours.argmax(1) == theirs.argmax(1))
+    difference = np.abs(probabilities(ours) - probabilities(theirs)).max()
+    assert found.difference == pytest.approx(difference, abs=1e-5)
+    ours, theirs = (model.with_classes()(images).numpy() for model in two)
+    assert found.cosine == pytest.approx(cosines(ours, theirs).min(), abs=1e-5)
+
+
+def test_features_are_compared(two, random_images):
+    one, other = (model.with_classes() for model in two)
+    images = random_images(3, 32)
+    found = compare(float_model(one), other, images)
+    ours, theirs = one(images).numpy(), other(images).numpy()
+    assert found.top1 is None
+    assert found.difference == pytest.approx(np.abs(ours - theirs).max(), rel=1e-4)
+    assert found.cosine == pytest.approx(cosines(ours, theirs).min(), abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [tf.uint8, tf.int8], ids=lambda dtype: dtype.name)

@@ -23,32 +23,10 @@ def variant(request):
     return request.param
 
 
-@pytest.fixture(params=[None, CLASSES], ids=["feature vector", "classification"])
-def model(request, variant, randomise):
-    return randomise(MobileNet(variant, request.param))
-
-
 def same_variables(ours, theirs):
     assert list(ours.slim_variables) == list(theirs.slim_variables)
     for name, variable in ours.slim_variables.items():
         np.testing.assert_array_equal(theirs.slim_variables[name].numpy(), variable.numpy(), name)
-
-
-def test_keras_file(model, random_images, tmp_path):
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert isinstance(again, MobileNet)
-    assert again.get_config() == model.get_config()
-    same_variables(model, again)
-    images = random_images(2, 48)
-    np.testing.assert_array_equal(again(images), model(images))
-
-
-def test_weights_file(model, tmp_path):
-    model.save_weights(tmp_path / "model.weights.h5")
-    again = MobileNet(model.variant, model.num_classes)
-    again.load_weights(tmp_path / "model.weights.h5")
-    same_variables(model, again)
 
 
 def classifier(features):
@@ -70,12 +48,6 @@ def test_a_classifier_on_features(variant, randomise, random_images, tmp_path):
     np.testing.assert_array_equal(again(images), expected)
 
 
-def test_weights_of_another_width_are_refused(tmp_path):
-    MobileNet(Variant("mobilenet_v1", 0.25, 32)).save_weights(tmp_path / "model.weights.h5")
-    with pytest.raises(ValueError, match="shape"):
-        MobileNet(Variant("mobilenet_v1", 0.5, 32)).load_weights(tmp_path / "model.weights.h5")
-
-
 def test_trained_natively_saved_and_served(variant, randomise, random_images, tmp_path):
     """A module, fine-tuned in Keras 3, is a module again; hub.KerasLayer serves what it learned."""
     mobilenets.save(randomise(MobileNet(variant)), tmp_path / "module")
@@ -88,7 +60,9 @@ def test_trained_natively_saved_and_served(variant, randomise, random_images, tm
         keras.optimizers.SGD(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     model.fit(images, np.arange(8) % CLASSES, batch_size=4, epochs=2, verbose=0)
-    trained = {name for name, v in features.slim_variables.items() if (v != before[name]).any()}
+    trained = {
+        name for name, v in features.slim_variables.items() if (v.numpy() != before[name]).any()
+    }
     assert {name for name, v in features.slim_variables.items() if v.trainable} <= trained
 
     mobilenets.save(features, tmp_path / "tuned")

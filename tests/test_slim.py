@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import mobilenets
 from convert import slim
+from convert.__main__ import main
 from convert.checkpoint import Checkpoint, identify, open_source, select
 from convert.errors import ConvertError
 from mobilenets import MobileNet, Variant, mapping
@@ -95,4 +98,21 @@ def test_mistakes(source, prefix, message, tmp_path):
     with pytest.raises(ConvertError, match=message) as error:
         slim.export(source.format(tmp=tmp_path) if source else model, f"{tmp_path}/{prefix}")
     assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_command(module, tmp_path, capsys):
+    prefix = tmp_path / "model.ckpt"
+    assert main(["slim", str(module("mobilenet_v1")), "--output", str(prefix), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["prefix"] == str(prefix)
+    assert {*found["variables"], "global_step"} == set(Checkpoint(prefix).shapes)
+
+
+def test_a_command_that_fails(tmp_path, capsys):
+    assert main(["slim", str(tmp_path / "absent"), "--output", str(tmp_path / "m.ckpt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "no folder" in error
     assert not any(tmp_path.iterdir())
