@@ -56,7 +56,7 @@ def untrained(module: Path, path: Path) -> Path:
 
 def classifier(world: str, features: Any, task: Task) -> Any:
     api, _ = WORLDS[world]
-    model = api.Sequential([features, api.layers.Dense(task.labels.max() + 1)])
+    model = api.Sequential([features, api.layers.Dense(int(task.labels.max()) + 1)])
     model(task.images[:1])
     return model
 
