@@ -114,9 +114,9 @@ def test_from_the_sample_to_other_digits(
     frozen = fit(world, head, kept, rate=0.2, epochs=6)
     model = classifier(world, features(sample), kept)
     model.layers[-1].set_weights(head.layers[-1].get_weights())
-    tuned = fit(world, model, kept, rate=0.005, epochs=8)
+    tuned = fit(world, model, kept, rate=0.005, epochs=12)
     random = classifier(world, features(untrained(sample, tmp_path / "random")), kept)
-    scratch = fit(world, random, kept, rate=0.005, epochs=8)
+    scratch = fit(world, random, kept, rate=0.005, epochs=12)
     assert 0.6 < frozen < tuned
     assert tuned >= 0.97
     assert tuned > scratch
@@ -127,7 +127,7 @@ def test_a_frozen_model_is_thawed(sample: Path, kept: Task) -> None:
     model = mobilenets.load(sample, trainable=False, batch_norm_momentum=MOMENTUM).with_classes(5)
     frozen = fit("native", model, kept, rate=0.2, epochs=6)
     model.trainable = True
-    tuned = fit("native", model, kept, rate=0.005, epochs=8)
+    tuned = fit("native", model, kept, rate=0.005, epochs=12)
     assert 0.6 < frozen < 0.9
     assert tuned >= 0.97
 
@@ -154,12 +154,12 @@ def all_digits() -> Task:
 def test_from_imagenet_to_digits(
     source: str, world: str, rate: float, reference_data: Path, all_digits: Task, tmp_path: Path
 ) -> None:
-    """Six epochs, and as many from scratch."""
+    """Eight epochs, and as many from scratch."""
     module = tmp_path / "imagenet"
     mobilenets.save(mobilenets.load(reference_data / source).with_classes(None), module)
     _, features = WORLDS[world]
     tuned, scratch = (
-        fit(world, classifier(world, features(path), all_digits), all_digits, rate, 6)
+        fit(world, classifier(world, features(path), all_digits), all_digits, rate, 8)
         for path in (module, untrained(module, tmp_path / "random"))
     )
     assert tuned >= 0.97
