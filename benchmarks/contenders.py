@@ -1,6 +1,7 @@
 """The same network in every form that people run: this project's, Keras 3's, tf_keras's, LiteRT's.
 
-All have random weights: time does not depend on them.
+All have the same weights: random ones, with batch norms that fit them. Activations that fade from
+layer to layer end as denormal numbers, which take some kernels ten times as long.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import tensorflow as tf
 import tensorflow_hub as hub
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import mobilenets
+from convert import applications
 
 __all__ = ["THREADS", "inference", "loading", "module_alone", "predictions", "training"]
 
@@ -30,7 +33,10 @@ def module(name: str) -> Path:
     """The feature vector module of a variant, written at the first call."""
     directory = _FOLDER / name / "feature_vector"
     if not directory.exists():
-        mobilenets.save(mobilenets.MobileNet(name), directory)
+        model = mobilenets.MobileNet(name)
+        size = model.variant.image_size
+        model(images(32, size), training=True, batch_norm_momentum=0.0)
+        mobilenets.save(model, directory)
     return directory
 
 
@@ -51,6 +57,9 @@ def application(kerases: Any, name: str) -> Any:
         include_top=False,
         pooling="avg",
     )
+    ours = mobilenets.load(module(name)).slim_variables
+    values = {scope: value.numpy() for scope, value in ours.items()}
+    network.set_weights(applications.reference(variant, values, None).get_weights())
     return kerases.Sequential(
         [kerases.layers.Input(shape), kerases.layers.Rescaling(2.0, offset=-1.0), network]
     )
@@ -59,9 +68,16 @@ def application(kerases: Any, name: str) -> Any:
 def _lite(name: str, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     model = mobilenets.load(module(name))
     size = model.variant.image_size
-    function = tf.function(lambda inputs: model(inputs, training=False))
-    concrete = function.get_concrete_function(tf.TensorSpec([batch, size, size, 3], tf.float32))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
+    # Unfrozen, the converter would leave batch norms and variables in the model; and at sizes that
+    # are known, our layers make matrix products, where XNNPACK has its own ways.
+    free = tf.function(lambda inputs: model(inputs, training=False))
+    frozen = convert_variables_to_constants_v2(
+        free.get_concrete_function(tf.TensorSpec([batch, None, None, 3], tf.float32))
+    )
+    fixed = tf.function(lambda inputs: frozen(inputs)[0]).get_concrete_function(
+        tf.TensorSpec([batch, size, size, 3], tf.float32)
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([fixed], tf.Module())
     interpreter = Interpreter(model_content=converter.convert(), num_threads=THREADS)
     interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()

@@ -129,8 +129,8 @@ def _write(model: MobileNet, directory: Path) -> None:
             path = Path(temporary) / _CLASS_NAMES
             path.write_text("".join(f"{name}\n" for name in copy.class_names), encoding="utf-8")
             module.class_names = tf.saved_model.Asset(str(path))
-        module.__call__ = _traced(copy)
-        tf.saved_model.save(module, str(directory), signatures=_signatures(copy))
+        module.__call__ = _callable(copy)
+        tf.saved_model.save(module, str(directory), signatures=_signatures(copy, module.__call__))
 
 
 def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:
@@ -148,9 +148,8 @@ def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
     return tf.function(lambda: L2 * tf.reduce_sum(tf.square(kernel)), input_signature=[])
 
 
-def _traced(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
+def _callable(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
     if model.variant.quantized:
-        momentum = "activation_range_momentum"
 
         @tf.function
         def call(
@@ -163,7 +162,6 @@ def _traced(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
                 activation_range_momentum=activation_range_momentum,
             )
     else:
-        momentum = "batch_norm_momentum"
 
         @tf.function
         def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
@@ -174,50 +172,59 @@ def _traced(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
                 batch_norm_momentum=batch_norm_momentum,
             )
 
-    # The first trace tells the image size: TF Hub's make_image_classifier reads it from there.
-    size = model.variant.image_size
-    _trace(call, size, momentum, training=False, return_endpoints=False)
-    for training in (False, True):
-        for return_endpoints in (False, True):
-            _trace(call, None, momentum, training=training, return_endpoints=return_endpoints)
     return call
 
 
-def _trace(
-    call: tf.types.experimental.PolymorphicFunction,
-    size: int | None,
-    momentum: str,
-    **arguments: bool,
-) -> None:
-    call.get_concrete_function(
-        tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
-        **arguments,
-        **{momentum: tf.TensorSpec([], tf.float32, name=momentum)},
-    )
+def _signatures(
+    model: MobileNet, call: tf.types.experimental.PolymorphicFunction
+) -> dict[str, Callable]:
+    """The signatures, which also trace the callable when they are traced.
 
-
-def _signatures(model: MobileNet) -> dict[str, Callable]:
+    That is within `tf.saved_model.save`, which would trace again what was traced before. They call
+    its traces, rather than bring networks of their own.
+    """
     images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
-    scope = model.name
 
-    def signature(output: str) -> Callable:
-        @tf.function(input_signature=[images])
-        def run(images):
-            endpoints = model(images, training=False, return_endpoints=True)
-            return {"default": endpoints[output]}
+    @tf.function(input_signature=[images])
+    def default(images):
+        return {"default": _inference(call, model, return_endpoints=False)(images)}
 
-        return run
+    if model.num_classes is None:
+        return {"serving_default": default, "image_feature_vector": default}
 
     @tf.function(input_signature=[images])
     def image_feature_vector(images):
-        pooled = model(images, training=False, return_endpoints=True)[f"{scope}/global_pool"]
-        return {"default": tf.squeeze(pooled, [1, 2])}
+        endpoints = _inference(call, model, return_endpoints=True)(images)
+        return {"default": tf.squeeze(endpoints[f"{model.name}/global_pool"], [1, 2])}
 
-    signatures = {"image_feature_vector": image_feature_vector}
-    if model.num_classes is None:
-        return {"serving_default": image_feature_vector, **signatures}
-    logits = signature("default")
-    return {"serving_default": logits, "image_classification": logits, **signatures}
+    return {
+        "serving_default": default,
+        "image_classification": default,
+        "image_feature_vector": image_feature_vector,
+    }
+
+
+def _inference(
+    call: tf.types.experimental.PolymorphicFunction, model: MobileNet, return_endpoints: bool
+) -> Callable[[tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]:
+    """Traces the callable in all ways, and returns the trace for inference at any size."""
+    momentum = "activation_range_momentum" if model.variant.quantized else "batch_norm_momentum"
+
+    def trace(size: int | None, training: bool, return_endpoints: bool) -> Callable:
+        return call.get_concrete_function(
+            tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
+            training=training,
+            return_endpoints=return_endpoints,
+            **{momentum: tf.TensorSpec([], tf.float32, name=momentum)},
+        )
+
+    # The first trace tells the image size: TF Hub's make_image_classifier reads it from there.
+    trace(model.variant.image_size, False, False)
+    inference = {endpoints: trace(None, False, endpoints) for endpoints in (False, True)}
+    for endpoints in (False, True):
+        trace(None, True, endpoints)
+    traced = inference[return_endpoints]
+    return lambda images: traced(inputs=images, **{momentum: tf.constant(0.0)})
 
 
 def load(
