@@ -68,9 +68,10 @@ def test_trained_natively_saved_and_served(variant, randomise, random_images, tm
     mobilenets.save(features, tmp_path / "tuned")
     served = hub.KerasLayer(str(tmp_path / "tuned"), trainable=True)
     found = served(images).numpy()
-    np.testing.assert_allclose(found, features(images, training=False), rtol=0, atol=1e-5)
+    atol = 5e-5 * np.abs(found).max()
+    np.testing.assert_allclose(found, features(images, training=False), rtol=0, atol=atol)
     assert np.abs(found - old).max() > 1e-3
     again = mobilenets.load(tmp_path / "tuned")
     same_variables(features, again)
     # The first module is as it was.
-    np.testing.assert_allclose(mobilenets.load(tmp_path / "module")(images), old, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mobilenets.load(tmp_path / "module")(images), old, rtol=0, atol=atol)
