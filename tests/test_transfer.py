@@ -143,24 +143,24 @@ def all_digits() -> Task:
 
 
 @pytest.mark.parametrize(
-    ("source", "world", "rate"),
+    ("source", "world"),
     [
-        ("checkpoints/mobilenet_v1_0.25_128", "hub", 0.05),
-        ("checkpoints/mobilenet_v1_0.25_128", "native", 0.05),
-        ("hub_tf1/mobilenet_v2_035_128_feature_vector_2", "native", 0.01),
+        ("checkpoints/mobilenet_v1_0.25_128", "hub"),
+        ("checkpoints/mobilenet_v1_0.25_128", "native"),
+        ("hub_tf1/mobilenet_v2_035_128_feature_vector_2", "native"),
     ],
     ids=["v1-hub", "v1-native", "v2-native"],
 )
 def test_from_imagenet_to_digits(
-    source: str, world: str, rate: float, reference_data: Path, all_digits: Task, tmp_path: Path
+    source: str, world: str, reference_data: Path, all_digits: Task, tmp_path: Path
 ) -> None:
-    """Eight epochs, and as many from scratch."""
+    """Eight epochs; as many from scratch leave far more mistakes."""
     module = tmp_path / "imagenet"
     mobilenets.save(mobilenets.load(reference_data / source).with_classes(None), module)
     _, features = WORLDS[world]
     tuned, scratch = (
-        fit(world, classifier(world, features(path), all_digits), all_digits, rate, 8)
+        fit(world, classifier(world, features(path), all_digits), all_digits, rate=0.01, epochs=8)
         for path in (module, untrained(module, tmp_path / "random"))
     )
     assert tuned >= 0.97
-    assert tuned >= scratch + 0.03
+    assert 1 - tuned <= 0.6 * (1 - scratch)
