@@ -31,8 +31,12 @@ from convert.errors import ConvertError
 
 if TYPE_CHECKING:
     from convert.conversion import Conversion
+    from convert.lite import Export as IntegerExport
+    from convert.lite_float import Export as FloatExport
+    from mobilenets import MobileNet
 
 _KINDS = ("feature_vector", "classification")
+_PRECISIONS = ("float32", "float16", "dynamic", "int8", "uint8")
 # Wide where nobody reads it as it comes: a pipe must not lose the end of a name.
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 # Progress and errors leave standard output to the tables and to --json.
@@ -153,23 +157,45 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_verify)
 
     command = commands.add_parser(
-        "lite", help="a LiteRT model of integers alone, of a quantops module or a classifier on one"
+        "lite", help="a LiteRT model of a module, or of a classifier on a quantops module"
     )
     command.add_argument(
-        "module", type=Path, metavar="MODULE", help="a SavedModel's folder or a .keras file"
+        "module",
+        metavar="MODULE",
+        help="a module's folder or whatever else mobilenets.load takes; for a classifier on a "
+        "quantops module, its SavedModel's folder or .keras file",
     )
     command.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="the .tflite file to write"
     )
     command.add_argument(
+        "--precision",
+        choices=_PRECISIONS,
+        help="of a float module's model, float32 by default; that of a quantops module is uint8",
+    )
+    command.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help="images, in any subfolder, to find the ranges of a classifier's own layers with, and "
-        "to compare with; default: bounds that hold for every image",
+        help="images, in any subfolder, to find the ranges of the activations with, which int8 "
+        "needs; of a quantops classifier's own layers, which have bounds without them",
     )
     command.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="where the module does not say"
+        "--image-size", type=int, metavar="PIXELS", help="default: the module's own"
+    )
+    command.add_argument(
+        "--input-output",
+        choices=("float", "uint8", "int8"),
+        help="of an int8 model, float by default; uint8 takes pixels as they are",
+    )
+    command.add_argument(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
+        help="run both on the images in DIR, by default those of --images, and say how they "
+        "compare, how long it takes and whether XNNPACK computes all of it",
     )
     _add_json(command)
     command.set_defaults(run=_lite)
@@ -205,7 +231,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_module(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "module", metavar="MODULE", type=Path, help="the folder of a module of this project"
+        "module",
+        metavar="MODULE",
+        help="a module's folder, or anything else that mobilenets.load takes",
     )
 
 
@@ -380,50 +408,150 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _lite(options: argparse.Namespace) -> int:
+    images = None if options.images is None else _image_files(options.images, "--images")
+    compared = None
+    if options.report is True:
+        compared = images
+        if images is None:
+            raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+    elif options.report:
+        compared = _image_files(options.report, "--report")
     with _err.status("loading TensorFlow") as status:
         from convert import quiet  # noqa: F401
+        from convert.files import load_module
+
+        status.update(f"reading {_plain(options.module)}")
+        path = Path(options.module)
+        source = path if _is_classifier(path) else load_module(options.module)
+    if isinstance(source, Path) or source.variant.quantized:
+        return _lite_integer(options, source, images, compared)
+    if options.precision == "uint8":
+        raise ConvertError(
+            f"{options.module} is a float module: uint8 models are made of quantops modules; "
+            "take --precision int8 --images DIR"
+        )
+    if images and options.precision != "int8" and compared is not images:
+        raise ConvertError("--images is for --precision int8, or to compare on with --report")
+    with _err.status(f"converting {_plain(options.module)}"):
+        from convert.lite_float import export
+
+        done = export(
+            source,
+            options.output,
+            options.precision or "float32",
+            images=images,
+            image_size=options.image_size,
+            interface=(options.input_output or "float").replace("float", "float32"),
+            compared=compared,
+        )
+    row = {
+        "file": done.path,
+        "bytes>": f"{done.bytes:,}",
+        "precision": done.precision,
+        "input": f"{done.interface} {done.image_size} px",
+    }
+    _print_lite(options, done, row)
+    if done.calibrated and not options.json:
+        same = ", the same ones" if compared is images else ""
+        _out.print(
+            f"The ranges of the activations are from {done.calibrated} images in "
+            f"{_plain(str(options.images))}{same}.",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def _is_classifier(path: Path) -> bool:
+    """Whether it is a saved model, though none that `mobilenets.save` wrote."""
+    if path.suffix == ".keras":
+        return True
+    return (path / "saved_model.pb").is_file() and not (
+        (path / "assets.extra" / "mobilenet.json").is_file() or (path / "tfhub_module.pb").is_file()
+    )
+
+
+def _lite_integer(
+    options: argparse.Namespace,
+    source: MobileNet | Path,
+    images: Sequence[Path] | None,
+    compared: Sequence[Path] | None,
+) -> int:
+    for asked in (options.precision, options.input_output):
+        if asked not in (None, "uint8"):
+            raise ConvertError(
+                f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
+                f"{asked}; leave --precision and --input-output out"
+            )
+    with _err.status(f"converting {_plain(options.module)}"):
         from convert.lite import export
 
-        status.update(f"converting {_plain(str(options.module))}")
         done = export(
-            options.module,
+            source,
             options.output,
-            images=None if options.images is None else _image_files(options.images),
+            images=images,
             image_size=options.image_size,
+            compared=compared,
         )
+    row = {
+        "file": done.path,
+        "bytes>": f"{done.bytes:,}",
+        "input": f"uint8 {done.image_size} px",
+        "output = scale * (q - zero)": f"{done.scale:.6g} * (q - {done.zero_point})",
+    }
+    if compared is None:
+        row |= {"top-1 equal>": f"{done.agreement:.1%}", "steps>": f"{done.difference:.2f}"}
+    _print_lite(options, done, row)
     if options.json:
-        _print_json(dataclasses.asdict(done))
         return 0
-    table = _table(
-        "file", "bytes>", "input", "output = scale * (q - zero)", "top-1 equal>", "steps>"
-    )
-    table.add_row(
-        done.path,
-        f"{done.bytes:,}",
-        f"uint8 {done.image_size} px",
-        f"{done.scale:.6g} * (q - {done.zero_point})",
-        f"{done.agreement:.1%}",
-        f"{done.difference:.2f}",
-    )
-    _out.print(table)
-    what = "images" if options.images else "patterns"
-    _out.print(
-        f"Compared with {options.module} on {done.images} {what}; steps: the outputs' mean "
-        "difference.",
-        soft_wrap=True,
-    )
+    if compared is None:
+        what = "images" if options.images else "patterns"
+        _out.print(
+            f"Compared with {_plain(options.module)} on {done.images} {what}; steps: the outputs' "
+            "mean difference.",
+            soft_wrap=True,
+        )
     if done.ranges == "bounds":
         _out.print("The layers after the module have bounds as ranges; --images gives finer ones.")
     return 0
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _print_lite(
+    options: argparse.Namespace, done: FloatExport | IntegerExport, row: dict[str, str]
+) -> None:
+    """The table of a model that was written, and of how it compares with what it is of."""
+    if options.json:
+        _print_json(dataclasses.asdict(done))
+        return
+    found = done.comparison
+    if found:
+        row |= {
+            "top-1 equal>": _figure(found.top1, ".1%"),
+            "cosine>": f"{found.cosine:.5f}",
+            "difference>": f"{found.difference:.1e}",
+            "ms>": f"{found.milliseconds:.2f}",
+            "XNNPACK": "all" if found.in_xnnpack else "in part",
+        }
+    table = _table(*row)
+    table.add_row(*row.values())
+    _out.print(table)
+    if found:
+        _out.print(
+            f"Compared with {_plain(options.module)} on {found.images} images; cosine: of the "
+            "features, where it is least; difference: the largest, of a probability, or of a "
+            "feature where there are no classes; ms: for an image on one thread.",
+            soft_wrap=True,
+        )
+    if done.labels:
+        _out.print(f"Class names: {_plain(done.labels)}", soft_wrap=True)
+
+
+def _image_files(folder: Path, option: str) -> list[Path]:
     if not folder.is_dir():
-        raise ConvertError(f"--images {folder}: no such folder")
+        raise ConvertError(f"{option} {folder}: no such folder")
     kinds = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
     if not files:
-        raise ConvertError(f"--images {folder}: no {', '.join(sorted(kinds))} in it")
+        raise ConvertError(f"{option} {folder}: no {', '.join(sorted(kinds))} in it")
     return files
 
 

@@ -69,7 +69,7 @@ def export(
     other 1000. Any other number of classes stays as it is.
 
     Args:
-      module: A module's folder, or a model.
+      module: A module's folder or what else `mobilenets.load` takes, or a model.
       file: Where to: `.weights.h5` gets Keras 3's own format, another `.h5` that of Keras 2. Keras
         3.15 and tf_keras 2.21 read both. An existing file is replaced.
       top: Whether to write the logits of a classification; a feature vector has none.

@@ -25,6 +25,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from convert.errors import ConvertError
+from convert.files import write_model
+from convert.lite_run import Comparison, compare
 from convert.verify import sample_images
 from mobilenets import MobileNet
 from mobilenets.images import load_batch
@@ -95,6 +97,8 @@ class Export:
       images: Number of images compared.
       agreement: The share of them whose largest output is at the same place.
       difference: Of the outputs on average, in steps.
+      labels: The file of class names, a name a line; None where the source names none.
+      comparison: As for float modules; None if not asked for.
     """
 
     path: str
@@ -106,6 +110,8 @@ class Export:
     images: int
     agreement: float
     difference: float
+    labels: str | None
+    comparison: Comparison | None
 
 
 def export(
@@ -114,14 +120,18 @@ def export(
     *,
     images: np.ndarray | Sequence[str | os.PathLike[str]] | None = None,
     image_size: int | None = None,
+    compared: Sequence[str | os.PathLike[str]] | None = None,
 ) -> Export:
     """Writes `integer_model` to a file, and compares what LiteRT makes of it with the source.
+
+    The names of a `MobileNet`'s classes go to `<output>.labels.txt`.
 
     Args:
       source: As for `integer_model`.
       output: The file; an older one is replaced.
       images: As for `integer_model`; they are also what is compared. None compares some patterns.
       image_size: As for `integer_model`.
+      compared: Image files for `comparison`; None does without.
 
     Raises:
       ConvertError: As for `integer_model`, or the file cannot be written; nothing is left of it.
@@ -130,24 +140,23 @@ def export(
     given = _images(images, size)
     network = _Network(infer, size)
     model = _integer(network, given)
-    compared = sample_images(size) if given is None else given
-    pixels = np.round(compared * 255).astype(np.uint8)
+    checked = sample_images(size) if given is None else given
+    pixels = np.round(checked * 255).astype(np.uint8)
     integers, scale, zero_point = _run(model, pixels)
     given_as = network.white * (pixels / np.float32(255))
     floats = np.concatenate([infer(tf.constant(image[np.newaxis])) for image in given_as])
-    path = Path(output)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(model)
-        beside.replace(path)
-    except OSError as error:
-        raise ConvertError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+
+    def classifier(image: np.ndarray) -> tf.Tensor:
+        return infer(tf.constant(network.white * image))
+
+    comparison = None
+    if (photos := _images(compared, size)) is not None:
+        whole = source if isinstance(source, MobileNet) else classifier
+        comparison = compare(model, whole, photos)
+    labels = write_model(output, model, getattr(source, "class_names", None))
     added = "bounds" if given is None else "images"
     return Export(
-        path=str(path),
+        path=os.fspath(output),
         bytes=len(model),
         image_size=size,
         scale=scale,
@@ -156,6 +165,8 @@ def export(
         images=len(pixels),
         agreement=float(np.mean(integers.argmax(1) == floats.argmax(1))),
         difference=float(np.abs(integers - zero_point - floats / scale).mean()),
+        labels=labels,
+        comparison=comparison,
     )
 
 

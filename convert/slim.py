@@ -23,7 +23,7 @@ def export(
     Beside them goes a `global_step` of 0: Slim's eval_image_classifier restores one.
 
     Args:
-      module: A module's folder, or a model.
+      module: A module's folder or what else `mobilenets.load` takes, or a model.
       prefix: Where to; `<prefix>.index` and one data file are written, or replaced.
 
     Returns:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import keras
 import numpy as np
 import pytest
 import tf_keras
 
-from convert import keras_weights
-from convert.checkpoint import identify, num_classes, open_source, select
+import mobilenets
+from convert import keras_weights, slim
+from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.keras_weights import export
 from mobilenets import VARIANTS, MobileNet, Variant, images
-from mobilenets.mapping import assign, read
 
 KERASES = {"keras": keras, "tf_keras": tf_keras}
 FORMATS = (".weights.h5", ".h5")
@@ -101,19 +102,15 @@ def test_both_formats_load_in_both_kerases(
 @pytest.mark.parametrize("library", KERASES)
 @pytest.mark.parametrize("name", REAL)
 def test_real_checkpoints(name, library, reference_data, tmp_path):
-    with open_source(reference_data / REAL[name]) as checkpoint:
-        selection = select(checkpoint)
-        variant = identify(checkpoint, selection)
-        classes = num_classes(checkpoint, selection)
-        model = MobileNet(variant, classes)
-        assign(model, read(checkpoint, selection, variant, classes))
-    files = (reference_data / "photos").iterdir()
-    photos = sorted(path for path in files if path.suffix in (".bmp", ".jpg"))
+    model = mobilenets.load(reference_data / REAL[name])
+    variant = model.variant
+    files = sorted((reference_data / "photos").iterdir())
+    photos = [file for file in files if file.suffix in (".bmp", ".jpg")]
     assert len(photos) == 8
     batch = images.load_batch(photos, variant.image_size).numpy()
     for suffix in FORMATS:
         file = export(model, tmp_path / f"weights{suffix}").file
-        if classes:
+        if model.num_classes:
             found = predicted(application(KERASES[library], variant, file), batch)
             expected = probabilities(model(batch).numpy()[:, 1:])
         else:
@@ -152,12 +149,13 @@ def test_an_existing_file_is_replaced(module, tmp_path):
     ("source", "name", "message"),
     [
         (Variant("mobilenet_v1", 0.1, 64), "w.h5", "cannot be built with alpha=0.1"),
+        (Variant("mobilenet_v1", 0.25, 64, quantized=True), "w.h5", "no simulated quantization"),
         (Variant("mobilenet_v1", 0.25, 64), "w.keras", "must end in .weights.h5 or .h5"),
         (Variant("mobilenet_v1", 0.25, 64), "a.h5/", "is a folder"),
         ("absent", "w.h5", "no folder"),
         ("{tmp}", "w.h5", "was not written by mobilenets.save"),
     ],
-    ids=["alpha", "name", "folder", "no module", "another folder"],
+    ids=["alpha", "quantops", "name", "folder", "no module", "another folder"],
 )
 def test_mistakes(source, name, message, tmp_path):
     source = MobileNet(source) if isinstance(source, Variant) else source.format(tmp=tmp_path)
@@ -180,3 +178,38 @@ def test_a_file_that_predicts_otherwise_is_not_written(module, tmp_path, monkeyp
     with pytest.raises(ConvertError, match="does not give the outputs of mobilenet_v1_025_64"):
         export(module("mobilenet_v1"), tmp_path / "w.h5")
     assert not any(tmp_path.iterdir())
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def run(self, capsys):
+        """Runs `convert keras-weights`; returns its exit code, standard output and error."""
+
+        def run(*arguments):
+            code = main(["keras-weights", *map(str, arguments)])
+            return code, *capsys.readouterr()
+
+        return run
+
+    def test_it_prints_the_call(self, run, module, tmp_path):
+        code, out, _ = run(module("mobilenet_v1", 5), "--output", tmp_path / "w.weights.h5")
+        assert code == 0
+        assert "keras.applications.MobileNet(" in out
+        assert (tmp_path / "w.weights.h5").is_file()
+
+    def test_json(self, run, module, tmp_path):
+        file = tmp_path / "w.h5"
+        code, out, _ = run(module("mobilenet_v1", 5), "--output", file, "--no-top", "--json")
+        found = json.loads(out)
+        assert code == 0
+        assert (found["file"], found["classes"]) == (str(file), None)
+        assert "include_top=False" in found["call"]
+
+    def test_an_alpha_that_keras_does_not_build(self, run, tmp_path):
+        checkpoint = tmp_path / "mobilenet_v1_0.1_64.ckpt"
+        slim.export(MobileNet(Variant("mobilenet_v1", 0.1, 64)), checkpoint)
+        code, _, err = run(checkpoint, "--output", tmp_path / "out" / "w.h5")
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("error: ")
+        assert "cannot be built with alpha=0.1" in err
+        assert not (tmp_path / "out").exists()

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import mobilenets
 from convert import slim
-from convert.checkpoint import Checkpoint, identify, num_classes, open_source, select
+from convert.__main__ import main
+from convert.checkpoint import Checkpoint, identify, open_source, select
 from convert.errors import ConvertError
-from mobilenets import MobileNet, Variant
-from mobilenets.mapping import assign, read
+from mobilenets import MobileNet, Variant, mapping
 
 CHECKPOINTS = [
     *(f"checkpoints/mobilenet_v1_0.25_{size}" for size in (128, 160, 192, 224)),
+    *(
+        f"checkpoints/mobilenet_v1_{name}_quant"
+        for name in ("0.25_128", "0.5_160", "0.75_192", "1.0_224")
+    ),
     "checkpoints_2018/mobilenet_v1_0.25_224",
     "hub_tf1/mobilenet_v2_035_128_feature_vector_2",
     "slim_random/mobilenet_v1_0.5_160",
+    "slim_random/mobilenet_v1_0.25_128_quant",
     "slim_random/mobilenet_v2_0.35_96",
 ]
 
 
-@pytest.mark.parametrize("weights", ["auto", "raw"])
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        *((name, "auto") for name in CHECKPOINTS),
+        ("slim_random/mobilenet_v1_0.5_160", "averages"),
+        ("slim_random/mobilenet_v2_0.35_96", "raw"),
+    ],
+)
 def test_checkpoint_to_module_to_checkpoint(name, weights, reference_data, tmp_path):
     with open_source(reference_data / name) as source:
         selection = select(source, weights)
-        variant = identify(source, selection)
-        classes = num_classes(source, selection)
-        model = MobileNet(variant, classes)
-        assign(model, read(source, selection, variant, classes))
+        model = mobilenets.load(reference_data / name)
+        variant = model.variant
+        mapping.assign(model, mapping.read(source, selection, variant, model.num_classes))
         expected = source.read(selection.keys.values())
     mobilenets.save(model, tmp_path / "module")
     slim.export(tmp_path / "module", tmp_path / f"{variant.slim_name}.ckpt")
@@ -82,11 +94,25 @@ def test_tensorflow_1_restores_it_with_a_global_step(module, tmp_path):
     ids=["no module", "another folder", "an existing folder", "a folder by its slash"],
 )
 def test_mistakes(source, prefix, message, tmp_path):
-    if source is None:
-        source = MobileNet(Variant("mobilenet_v1", 0.25, 32))
-    else:
-        source = source.format(tmp=tmp_path)
+    model = MobileNet(Variant("mobilenet_v1", 0.25, 32))
     with pytest.raises(ConvertError, match=message) as error:
-        slim.export(source, f"{tmp_path}/{prefix}")
+        slim.export(source.format(tmp=tmp_path) if source else model, f"{tmp_path}/{prefix}")
     assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_command(module, tmp_path, capsys):
+    prefix = tmp_path / "model.ckpt"
+    assert main(["slim", str(module("mobilenet_v1")), "--output", str(prefix), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["prefix"] == str(prefix)
+    assert {*found["variables"], "global_step"} == set(Checkpoint(prefix).shapes)
+
+
+def test_a_command_that_fails(tmp_path, capsys):
+    assert main(["slim", str(tmp_path / "absent"), "--output", str(tmp_path / "m.ckpt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "no folder" in error
     assert not any(tmp_path.iterdir())

@@ -1,0 +1,157 @@
+"""A LiteRT model taken apart: its convolutions, and models of parts of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+__all__ = ["Convolution", "LiteGraph"]
+
+_NUMPY: dict[int, np.dtype[Any]] = {
+    schema.TensorType.FLOAT32: np.dtype(np.float32),
+    schema.TensorType.INT32: np.dtype(np.int32),
+    schema.TensorType.INT8: np.dtype(np.int8),
+}
+_OPERATOR = schema.BuiltinOperator
+_KERNEL, _BIAS = 1, 2
+_WEIGHTED = (_OPERATOR.CONV_2D, _OPERATOR.DEPTHWISE_CONV_2D, _OPERATOR.FULLY_CONNECTED)
+
+
+class LiteGraph:
+    """A LiteRT model, taken apart.
+
+    Attributes:
+      convolutions: Everything with a kernel, logits too, in order.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+        (self.graph,) = self.model.subgraphs
+        for operator in self.graph.operators:
+            operator.inputs = list(operator.inputs)
+        self.convolutions = [
+            Convolution(self, operator)
+            for operator in self.graph.operators
+            if self.kind(operator) in _WEIGHTED
+        ]
+
+    def kind(self, operator: Any) -> int:
+        return flatbuffer_utils.get_builtin_code_from_operator_code(
+            self.model.operatorCodes[operator.opcodeIndex]
+        )
+
+    def users(self, tensor: int) -> list[Any]:
+        return [op for op in self.graph.operators if tensor in op.inputs]
+
+    def constant(self, tensor: Any) -> np.ndarray:
+        """The values of a constant tensor, as floats."""
+        data = self.model.buffers[tensor.buffer].data
+        kept = np.frombuffer(bytes(data), _NUMPY[tensor.type]).reshape(tensor.shape)
+        values = kept.astype(np.float64)
+        scale = _scale(tensor)
+        return values if scale is None else values * scale
+
+    def add_constant(self, like: Any, values: np.ndarray) -> int:
+        """A new constant tensor: integers of the same scale as another's, or float32."""
+        tensor = copy.copy(like)
+        if like.type == schema.TensorType.INT32:
+            kept = np.round(values / _scale(like)).astype(np.int32)
+        else:
+            kept = values.astype(np.float32)
+            tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(kept.tobytes(), np.uint8)
+        tensor.buffer = len(self.model.buffers)
+        self.model.buffers.append(buffer)
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def until(self, tensors: Sequence[int]) -> bytes:
+        """The model with these tensors for outputs, and without what comes after them."""
+        last = max(i for i, op in enumerate(self.graph.operators) if set(tensors) & set(op.outputs))
+        model, graph = copy.copy(self.model), copy.copy(self.graph)
+        graph.operators = graph.operators[: last + 1]
+        graph.outputs = np.array(tensors, np.int32)
+        model.subgraphs, model.signatureDefs = [graph], []
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+    def packed(self) -> bytes:
+        """The model's file; of constants that nothing uses any more only the names stay."""
+        used = {*self.graph.inputs, *self.graph.outputs}
+        for operator in self.graph.operators:
+            used |= {*operator.inputs, *operator.outputs}
+        kept = {metadata.buffer for metadata in self.model.metadata or []}
+        for position, tensor in enumerate(self.graph.tensors):
+            if position in used:
+                kept.add(tensor.buffer)
+            else:
+                # The first buffer is that of all tensors without values.
+                tensor.buffer, tensor.quantization = 0, None
+        for position, buffer in enumerate(self.model.buffers):
+            if position not in kept:
+                buffer.data = None
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
+
+
+def _scale(tensor: Any) -> np.ndarray | None:
+    """The scales of a quantized tensor, to multiply its values with."""
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None or not len(quantization.scale):
+        return None
+    shape = [1] * len(tensor.shape)
+    shape[quantization.quantizedDimension] = -1
+    return np.asarray(quantization.scale, np.float64).reshape(shape)
+
+
+@dataclass
+class Convolution:
+    """A convolution, or the logits, of a graph."""
+
+    owner: LiteGraph
+    operator: Any
+
+    @property
+    def depthwise(self) -> bool:
+        return self.owner.kind(self.operator) == _OPERATOR.DEPTHWISE_CONV_2D
+
+    @property
+    def dense(self) -> bool:
+        return self.owner.kind(self.operator) == _OPERATOR.FULLY_CONNECTED
+
+    @property
+    def input(self) -> int:
+        """The tensor with the inputs."""
+        return self.operator.inputs[0]
+
+    @property
+    def kernel(self) -> np.ndarray:
+        """`[out, height, width, in]`, `[1, height, width, channels]` or `[out, in]`."""
+        return self.owner.constant(self._constant(_KERNEL))
+
+    def set_kernel(self, values: np.ndarray) -> None:
+        """Stores other weights, in float32."""
+        self.operator.inputs[_KERNEL] = self.owner.add_constant(self._constant(_KERNEL), values)
+
+    def shift_bias(self, shift: np.ndarray) -> None:
+        """Adds to the bias; it stays in integers, or becomes float32."""
+        tensor = self._constant(_BIAS)
+        values = self.owner.constant(tensor) + shift
+        self.operator.inputs[_BIAS] = self.owner.add_constant(tensor, values)
+
+    def _constant(self, index: int) -> Any:
+        return self.owner.graph.tensors[self.operator.inputs[index]]
+
+    @property
+    def output(self) -> int:
+        """The tensor with the outputs, after a shortcut that is added to them."""
+        (output,) = self.operator.outputs
+        users = self.owner.users(output)
+        if len(users) == 1 and self.owner.kind(users[0]) == _OPERATOR.ADD:
+            (output,) = users[0].outputs
+        return output
