@@ -36,6 +36,7 @@ VARIANTS = (
 )
 BATCHES = (1, 32)
 TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
+STEPS = 4
 # At batch 1 a round is milliseconds, at batch 32 up to seconds.
 ROUNDS = {1: 60, 32: 12}
 _HERE = Path(__file__).resolve().parent
@@ -108,6 +109,7 @@ def _results() -> Iterator[str]:
     yield "Written by `make bench`. All contenders of a table take turns; a cell holds the"
     yield "median in milliseconds and, after the dot, the median of the round-by-round ratios to"
     yield "`module` with its quartiles: above 1 the module is faster. Networks without logits."
+    yield "What limits them: [docs/speed.md](../docs/speed.md)."
     yield ""
     yield from _environment()
     inference = {
@@ -121,8 +123,9 @@ def _results() -> Iterator[str]:
     }
     _chart(inference, _HERE / "inference.png")
     yield "\n## Inference\n"
-    yield "`module` is `hub.load(dir)(images)`; the Kerases are keras.applications in a compiled"
-    yield f"`tf.function`; LiteRT runs XNNPACK float32 on {contenders.THREADS} threads.\n"
+    yield "`module` is `hub.load(dir)(images)`, also called within a `tf.function`; the Kerases are"
+    yield "keras.applications in a compiled `tf.function`; LiteRT runs XNNPACK float32 on"
+    yield f"{contenders.THREADS} threads.\n"
     yield "![ratios](inference.png)\n"
     yield from _table(inference)
     yield "\n## model.predict\n"
@@ -141,11 +144,36 @@ def _results() -> Iterator[str]:
     yield from _table(
         {
             f"{name}, batch 32": _measure(
-                f"training {name}", functools.partial(contenders.training, name, 32), 5
+                f"training {name}", functools.partial(contenders.training, name, 32, STEPS), 7
             )
             for name in TRAINED
         },
-        per=4,
+        per=STEPS,
+    )
+    yield "\n## bfloat16\n"
+    yield "`docs/speed.md` says how to switch it on. A ratio below 1 is faster than float32.\n"
+    yield from _table(
+        {
+            f"{name}, batch {batch}": _measure(
+                f"bfloat16 {name} batch {batch}",
+                functools.partial(contenders.reduced_inference, name, batch),
+                ROUNDS[batch],
+            )
+            for name in VARIANTS
+            for batch in BATCHES
+        }
+    )
+    yield "\nA training step as above:\n"
+    yield from _table(
+        {
+            f"{name}, batch 32": _measure(
+                f"bfloat16 training {name}",
+                functools.partial(contenders.reduced_training, name, 32, STEPS),
+                7,
+            )
+            for name in TRAINED
+        },
+        per=STEPS,
     )
     yield "\n## Loading\n"
     yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, and"

@@ -23,7 +23,16 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 import mobilenets
 from convert import applications
 
-__all__ = ["THREADS", "inference", "loading", "module_alone", "predictions", "training"]
+__all__ = [
+    "THREADS",
+    "inference",
+    "loading",
+    "module_alone",
+    "predictions",
+    "reduced_inference",
+    "reduced_training",
+    "training",
+]
 
 THREADS = os.cpu_count() or 1
 _FOLDER = Path(tempfile.gettempdir()) / "mobilenets-benchmarks"
@@ -101,8 +110,10 @@ def inference(name: str, batch: int) -> dict[str, Callable[[], object]]:
         return lambda: function(tensor).numpy()
 
     lite = _lite(name, batch)
+    inside = tf.function(lambda x: ours(x))
     return {
         "module": lambda: ours(tensor).numpy(),
+        "in a tf.function": lambda: inside(tensor).numpy(),
         "keras": compiled(application(keras, name)),
         "tf_keras": compiled(application(tf_keras, name)),
         "LiteRT": lambda: lite(inputs),
@@ -134,25 +145,76 @@ def predictions(name: str, batch: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def training(name: str, batch: int, steps: int = 4) -> dict[str, Callable[[], object]]:
-    """An epoch of `steps` steps of `model.fit`, all variables trainable, for each contender."""
+def _fit(kerases: Any, name: str, features: Any, batch: int, steps: int) -> Callable[[], object]:
+    """An epoch of `steps` steps of `model.fit` with a new head, all variables trainable."""
     size = mobilenets.Variant.parse(name).image_size
     inputs = images(steps * batch, size)
     labels = np.arange(steps * batch) % 10
+    model = kerases.Sequential(
+        [kerases.layers.Input((size, size, 3)), features, kerases.layers.Dense(10)]
+    )
+    loss = kerases.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(kerases.optimizers.SGD(0.01, momentum=0.9), loss)
+    return lambda: model.fit(inputs, labels, batch_size=batch, shuffle=False, verbose=0)
 
-    def fit(kerases: Any, features: Any) -> Callable[[], object]:
-        model = kerases.Sequential(
-            [kerases.layers.Input((size, size, 3)), features, kerases.layers.Dense(10)]
-        )
-        loss = kerases.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(kerases.optimizers.SGD(0.01, momentum=0.9), loss)
-        return lambda: model.fit(inputs, labels, batch_size=batch, shuffle=False, verbose=0)
+
+def training(name: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
+    """An epoch of `steps` steps for each contender."""
+    layer = hub.KerasLayer(str(module(name)), trainable=True)
+    return {
+        "module": _fit(tf_keras, name, layer, batch, steps),
+        "native": _fit(keras, name, mobilenets.load(module(name)), batch, steps),
+        "keras": _fit(keras, name, application(keras, name), batch, steps),
+        "tf_keras": _fit(tf_keras, name, application(tf_keras, name), batch, steps),
+    }
+
+
+def _switched(run: Callable[[], object]) -> Callable[[], object]:
+    """With TensorFlow's bfloat16 pass: which functions it changes is decided at each call."""
+
+    def switched() -> object:
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+        try:
+            return run()
+        finally:
+            tf.config.optimizer.set_experimental_options(
+                {"auto_mixed_precision_onednn_bfloat16": False}
+            )
+
+    return switched
+
+
+def _mixed(name: str) -> mobilenets.MobileNet:
+    """The native model, whose variables are float32 and whose arithmetic is bfloat16's."""
+    weights = mobilenets.load(module(name)).get_weights()
+    model = mobilenets.MobileNet(name, dtype="mixed_bfloat16")
+    model.set_weights(weights)
+    return model
+
+
+def reduced_inference(name: str, batch: int) -> dict[str, Callable[[], object]]:
+    """One call in float32, and two ways in bfloat16."""
+    tensor = tf.constant(images(batch, mobilenets.Variant.parse(name).image_size))
+    ours, other = hub.load(str(module(name))), hub.load(str(module(name)))
+    native = _mixed(name)
+    mixed = tf.function(lambda x: native(x, training=False))
+    return {
+        "module": lambda: ours(tensor).numpy(),
+        "module, bfloat16 pass": _switched(lambda: other(tensor).numpy()),
+        "native, mixed_bfloat16": lambda: mixed(tensor).numpy(),
+    }
+
+
+def reduced_training(name: str, batch: int, steps: int) -> dict[str, Callable[[], object]]:
+    """An epoch of `steps` steps in float32, and two ways in bfloat16."""
+
+    def layer() -> hub.KerasLayer:
+        return hub.KerasLayer(str(module(name)), trainable=True)
 
     return {
-        "module": fit(tf_keras, hub.KerasLayer(str(module(name)), trainable=True)),
-        "native": fit(keras, mobilenets.load(module(name))),
-        "keras": fit(keras, application(keras, name)),
-        "tf_keras": fit(tf_keras, application(tf_keras, name)),
+        "module": _fit(tf_keras, name, layer(), batch, steps),
+        "module, bfloat16 pass": _switched(_fit(tf_keras, name, layer(), batch, steps)),
+        "native, mixed_bfloat16": _fit(keras, name, _mixed(name), batch, steps),
     }
 
 

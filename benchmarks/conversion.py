@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +28,31 @@ def random_checkpoint(name: str, folder: Path) -> Path:
     return prefix
 
 
+# A process's peak memory begins with that of the process it was forked from: a small one measures.
+_MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.run(
+    sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+).returncode
+seconds = time.perf_counter() - start
+print(code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)
+"""
+
+
 def _run(*arguments: str | Path) -> tuple[float, float]:
     """Seconds of a `python -m convert …`, and the largest process's memory in GB."""
     command = [sys.executable, "-m", "convert", *map(str, arguments)]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}")
-    return seconds, usage.ru_maxrss / 1e6
+    measured = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *command],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout.split()
+    if measured[0] != "0":
+        raise RuntimeError(f"{' '.join(command)} failed with {measured[0]}")
+    return float(measured[1]), float(measured[2])
 
 
 def one(name: str) -> tuple[float, float]:
