@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_hub as hub
 import tf_keras
 
@@ -139,28 +140,29 @@ def all_digits() -> Task:
     images, labels = np.concatenate([images, more_images]), np.concatenate([labels, more_labels])
     chosen = np.concatenate([np.flatnonzero(labels == digit)[:60] for digit in range(10)])
     rest = np.setdiff1d(np.arange(len(labels)), chosen)
+    # The size of the checkpoints.
+    images = tf.image.resize(images, (128, 128)).numpy()
     return Task(images[chosen], labels[chosen], images[rest], labels[rest])
 
 
 @pytest.mark.parametrize(
-    ("source", "world"),
+    ("source", "world", "rate"),
     [
-        ("checkpoints/mobilenet_v1_0.25_128", "hub"),
-        ("checkpoints/mobilenet_v1_0.25_128", "native"),
-        ("hub_tf1/mobilenet_v2_035_128_feature_vector_2", "native"),
+        ("checkpoints/mobilenet_v1_0.25_128", "hub", 0.05),
+        ("hub_tf1/mobilenet_v2_035_128_feature_vector_2", "native", 0.01),
     ],
-    ids=["v1-hub", "v1-native", "v2-native"],
+    ids=["v1-hub", "v2-native"],
 )
 def test_from_imagenet_to_digits(
-    source: str, world: str, reference_data: Path, all_digits: Task, tmp_path: Path
+    source: str, world: str, rate: float, reference_data: Path, all_digits: Task, tmp_path: Path
 ) -> None:
-    """Eight epochs; as many from scratch leave far more mistakes."""
+    """Six epochs; as many from scratch leave twice as many mistakes."""
     module = tmp_path / "imagenet"
     mobilenets.save(mobilenets.load(reference_data / source).with_classes(None), module)
     _, features = WORLDS[world]
     tuned, scratch = (
-        fit(world, classifier(world, features(path), all_digits), all_digits, rate=0.01, epochs=8)
+        fit(world, classifier(world, features(path), all_digits), all_digits, rate, epochs=6)
         for path in (module, untrained(module, tmp_path / "random"))
     )
     assert tuned >= 0.97
-    assert 1 - tuned <= 0.6 * (1 - scratch)
+    assert 1 - tuned <= 0.5 * (1 - scratch)
