@@ -45,8 +45,8 @@ convert-all: $(installed)  ## every published checkpoint: CHECKPOINTS=dir MODELS
 notebooks: $(installed)  ## run the notebooks and store their outputs; CHECK=1 compares instead
 	$(bin)/python notebooks/run.py $(if $(CHECK),--check)
 
-bench: $(installed)  ## measure beside other implementations: writes benchmarks/RESULTS.md
-	$(bin)/python -m benchmarks
+bench: $(installed)  ## measure beside other implementations: benchmarks/RESULTS.md [SECTIONS=…]
+	$(bin)/python -m benchmarks $(SECTIONS)
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

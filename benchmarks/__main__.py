@@ -1,18 +1,19 @@
 """Measures everything side by side and writes `benchmarks/RESULTS.md` and its chart.
 
-    make bench
+    make bench [SECTIONS="training loading"]
 
 It measures and asserts nothing. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import functools
 import gc
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +68,22 @@ def _table(rows: Mapping[str, Times], per: float = 1.0) -> Iterator[str]:
         yield f"| {what} | {' | '.join(cells)} |"
 
 
+def _quickest(rows: Mapping[str, Times], per: float) -> Iterator[str]:
+    """The same for the quickest round of each: what a machine that holds processes up disturbs."""
+    yield "\nThe quickest round of each contender, and its ratio to the module's quickest:\n"
+    names = list(next(iter(rows.values())))
+    yield f"| | {' | '.join(names)} |"
+    yield f"| --- |{' ---: |' * len(names)}"
+    for what, times in rows.items():
+        best = {name: min(times[name]) for name in names}
+        cells = [
+            f"{1e3 * best[name] / per:.1f}"
+            + (f" · {best[name] / best['module']:.2f}" if name != "module" else "")
+            for name in names
+        ]
+        yield f"| {what} | {' | '.join(cells)} |"
+
+
 def _environment() -> Iterator[str]:
     information = Path("/proc/cpuinfo")
     text = information.read_text() if information.exists() else ""
@@ -81,38 +98,33 @@ def _environment() -> Iterator[str]:
     yield "- " + ", ".join(f"{package} {version(package)}" for package in packages)
 
 
-def _chart(rows: Mapping[str, Times], path: Path) -> None:
+def _chart(rows: Mapping[str, Mapping[str, Ratio]], path: Path) -> None:
     """One bar for each contender: its time as a multiple of the module's."""
-    names = [name for name in next(iter(rows.values())) if name != "module"]
-    figure, axes = plt.subplots(figsize=(9, 0.62 * len(rows) + 1.6), layout="constrained")
+    names = list(next(iter(rows.values())))
+    figure, axes = plt.subplots(figsize=(9, 0.7 * len(rows) + 1.6), layout="constrained")
     height = 0.8 / len(names)
     for i, name in enumerate(names):
-        ratios: list[Ratio] = [ratio(times[name], times["module"]) for times in rows.values()]
+        ratios = [row[name] for row in rows.values()]
         places = [row + (i - (len(names) - 1) / 2) * height for row in range(len(rows))]
         middle = [r.middle for r in ratios]
         spread = [[r.middle - r.low for r in ratios], [r.high - r.middle for r in ratios]]
-        bars = axes.barh(places, middle, height, xerr=spread, label=name, ecolor="0.4")
-        axes.bar_label(bars, fmt="%.2f", padding=4, fontsize=8)
-    axes.axvline(1, color="black", linewidth=1)
+        axes.barh(places, middle, height, xerr=spread, label=name, ecolor="0.4")
+        for place, r in zip(places, ratios, strict=True):
+            axes.text(r.high + 0.02, place, f"{r.middle:.2f}", va="center", fontsize=8)
+    axes.axvline(1, color="black", linewidth=1, zorder=0)
+    axes.set_xlim(right=1.1 * max(r.high for row in rows.values() for r in row.values()))
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("time as a multiple of the module's (1 = as fast; more is slower)")
-    axes.set_title("Inference: hub.load(module) against the same network elsewhere")
-    axes.legend(loc="lower right")
+    axes.set_title("Inference: the same network elsewhere, against hub.load(module)")
+    figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _results() -> Iterator[str]:
-    yield "# Measured"
-    yield ""
-    yield "Written by `make bench`. All contenders of a table take turns; a cell holds the"
-    yield "median in milliseconds and, after the dot, the median of the round-by-round ratios to"
-    yield "`module` with its quartiles: above 1 the module is faster. Networks without logits."
-    yield "What limits them: [docs/speed.md](../docs/speed.md)."
-    yield ""
-    yield from _environment()
-    inference = {
+def _inference() -> Iterator[str]:
+    rows = {
         f"{name}, batch {batch}": _measure(
             f"inference {name} batch {batch}",
             functools.partial(contenders.inference, name, batch),
@@ -121,70 +133,78 @@ def _results() -> Iterator[str]:
         for name in VARIANTS
         for batch in BATCHES
     }
-    _chart(inference, _HERE / "inference.png")
-    yield "\n## Inference\n"
+    ratios = {
+        what: {name: ratio(times[name], times["module"]) for name in times if name != "module"}
+        for what, times in rows.items()
+    }
+    _chart(ratios, _HERE / "inference.png")
     yield "`module` is `hub.load(dir)(images)`, also called within a `tf.function`; the Kerases are"
     yield "keras.applications in a compiled `tf.function`; LiteRT runs XNNPACK float32 on"
     yield f"{contenders.THREADS} threads.\n"
     yield "![ratios](inference.png)\n"
-    yield from _table(inference)
-    yield "\n## model.predict\n"
+    yield from _table(rows)
+
+
+def _predict() -> Iterator[str]:
     yield "Four batches each. `module` is a `hub.KerasLayer`, `native` is `mobilenets.load(dir)`.\n"
-    yield from _table(
-        {
-            f"{name}, batch 32": _measure(
-                f"predict {name}", functools.partial(contenders.predictions, name, 32), 6
-            )
-            for name in VARIANTS
-        },
-        per=4,
-    )
-    yield "\n## A training step\n"
+    rows = {
+        f"{name}, batch 32": _measure(
+            f"predict {name}", functools.partial(contenders.predictions, name, 32), 8
+        )
+        for name in VARIANTS
+    }
+    yield from _table(rows, per=4)
+
+
+def _training() -> Iterator[str]:
     yield "`model.fit`, batch 32, all variables trainable, SGD with momentum.\n"
-    yield from _table(
-        {
-            f"{name}, batch 32": _measure(
-                f"training {name}", functools.partial(contenders.training, name, 32, STEPS), 7
-            )
-            for name in TRAINED
-        },
-        per=STEPS,
-    )
-    yield "\n## bfloat16\n"
-    yield "`docs/speed.md` says how to switch it on. A ratio below 1 is faster than float32.\n"
-    yield from _table(
-        {
-            f"{name}, batch {batch}": _measure(
-                f"bfloat16 {name} batch {batch}",
-                functools.partial(contenders.reduced_inference, name, batch),
-                ROUNDS[batch],
-            )
-            for name in VARIANTS
-            for batch in BATCHES
-        }
-    )
+    rows = {
+        f"{name}, batch 32": _measure(
+            f"training {name}", functools.partial(contenders.training, name, 32, STEPS), 12
+        )
+        for name in TRAINED
+    }
+    yield from _table(rows, per=STEPS)
+    yield from _quickest(rows, per=STEPS)
+
+
+def _bfloat16() -> Iterator[str]:
+    yield "[docs/speed.md](../docs/speed.md) says how to switch it on. Below 1 is faster than"
+    yield "float32.\n"
+    rows = {
+        f"{name}, batch {batch}": _measure(
+            f"bfloat16 {name} batch {batch}",
+            functools.partial(contenders.reduced_inference, name, batch),
+            ROUNDS[batch],
+        )
+        for name in VARIANTS
+        for batch in BATCHES
+    }
+    yield from _table(rows)
     yield "\nA training step as above:\n"
-    yield from _table(
-        {
-            f"{name}, batch 32": _measure(
-                f"bfloat16 training {name}",
-                functools.partial(contenders.reduced_training, name, 32, STEPS),
-                7,
-            )
-            for name in TRAINED
-        },
-        per=STEPS,
-    )
-    yield "\n## Loading\n"
+    rows = {
+        f"{name}, batch 32": _measure(
+            f"bfloat16 training {name}",
+            functools.partial(contenders.reduced_training, name, 32, STEPS),
+            12,
+        )
+        for name in TRAINED
+    }
+    yield from _table(rows, per=STEPS)
+    yield from _quickest(rows, per=STEPS)
+
+
+def _loading() -> Iterator[str]:
     yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, and"
     yield "`tf_keras.models.load_model` of a SavedModel of tf_keras's network.\n"
-    yield from _table(
-        {
-            name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 6)
-            for name in VARIANTS
-        }
-    )
-    yield "\n## How inference grows\n"
+    rows = {
+        name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 6)
+        for name in VARIANTS
+    }
+    yield from _table(rows)
+
+
+def _growth() -> Iterator[str]:
     yield "The module alone, milliseconds for an image.\n"
     yield "| mobilenet_v1_100_* | batch 1 | batch 8 | batch 32 |"
     yield "| --- | ---: | ---: | ---: |"
@@ -199,7 +219,9 @@ def _results() -> Iterator[str]:
             )
             cells.append(f"{median(times['module']) / batch:.2f}")
         yield f"| {size} px | {' | '.join(cells)} |"
-    yield "\n## Conversion\n"
+
+
+def _conversion() -> Iterator[str]:
     yield "Whole processes, random weights, both kinds, verified.\n"
     yield "| work | seconds | GB |"
     yield "| --- | ---: | ---: |"
@@ -213,7 +235,38 @@ def _results() -> Iterator[str]:
         glob = "mobilenet_v1_025_???" if count == 4 else "mobilenet_v1_025_1[26]?"
         figures = conversion.all_of(glob, names[:count], jobs)
         yield f"| `convert all`, {count} checkpoints, --jobs {jobs} | {_figures(figures)} |"
-    yield ""
+
+
+_SECTIONS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
+    "inference": ("Inference", _inference),
+    "predict": ("model.predict", _predict),
+    "training": ("A training step", _training),
+    "bfloat16": ("bfloat16", _bfloat16),
+    "loading": ("Loading", _loading),
+    "growth": ("How inference grows", _growth),
+    "conversion": ("Conversion", _conversion),
+}
+_INTRODUCTION = """# Measured
+
+Written by `make bench`, each section in a run of its own, in which all contenders of a table take
+turns. A cell holds the median in milliseconds and, after the dot, the median of the round-by-round
+ratios to `module` with its quartiles: above 1 the module is faster. Networks without logits.
+What limits them: [docs/speed.md](../docs/speed.md).
+"""
+
+
+def _main(chosen: Sequence[str]) -> None:
+    """Measures the chosen sections anew, and keeps the others as they are."""
+    path = _HERE / "RESULTS.md"
+    older = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = dict(re.findall(r"^## (.*?)\n+(.*?)(?=^## |\Z)", older, re.MULTILINE | re.DOTALL))
+    for name, (title, section) in _SECTIONS.items():
+        if name in chosen or title not in kept:
+            kept[title] = "\n".join((*_environment(), "", *section()))
+        titles = [title for title, _ in _SECTIONS.values() if title in kept]
+        sections = [f"## {title}\n\n{kept[title].strip()}\n" for title in titles]
+        path.write_text("\n".join((_INTRODUCTION, *sections)), encoding="utf-8")
+    print(f"written to {path}")
 
 
 def _figures(measured: tuple[float, float]) -> str:
@@ -222,5 +275,9 @@ def _figures(measured: tuple[float, float]) -> str:
 
 
 if __name__ == "__main__":
-    (_HERE / "RESULTS.md").write_text("\n".join(_results()), encoding="utf-8")
-    print(f"written to {_HERE / 'RESULTS.md'}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(_SECTIONS)}; default: all")
+    sections = parser.parse_args().sections or list(_SECTIONS)
+    if unknown := set(sections) - set(_SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}: choose of {', '.join(_SECTIONS)}")
+    _main(sections)

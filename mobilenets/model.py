@@ -122,7 +122,8 @@ class MobileNet(keras.Model):
 
     Raises:
       ValueError: The variant does not exist, or the number of classes is not that of the names;
-        a quantized variant of V2 (none was published), or in another dtype than float32.
+        a quantized variant of V2 (none was published), or in another dtype than float32; weights
+        in another dtype.
     """
 
     def __init__(
@@ -141,6 +142,12 @@ class MobileNet(keras.Model):
         super().__init__(autocast=False, **kwargs)
         if variant.quantized and variant.family != "mobilenet_v1":
             raise ValueError(f"{variant}: only MobileNet V1 has quantized variants")
+        if self.dtype_policy.variable_dtype != "float32":
+            reduced = self.dtype_policy.name
+            raise ValueError(
+                f"weights are float32; got dtype {reduced!r}: pass 'mixed_bfloat16' or "
+                "'mixed_float16' for reduced precision"
+            )
         if variant.quantized and self.dtype_policy.name != "float32":
             raise ValueError(
                 f"{variant} simulates 8-bit quantization in float32; got dtype "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 __all__ = ["FAMILIES", "VARIANTS", "Variant"]
 
@@ -39,8 +40,8 @@ class Variant:
 
     Attributes:
       family: `"mobilenet_v1"` or `"mobilenet_v2"`.
-      depth_multiplier: Factor on the number of channels of every layer, above 0. Published: 0.25
-        to 1.0 (V1), 0.35 to 1.4 (V2).
+      depth_multiplier: Factor on the number of channels of every layer, above 0 and below 10.
+        Published: 0.25 to 1.0 (V1), 0.35 to 1.4 (V2).
       image_size: Height and width in pixels that the network was trained at, at least 32. The
         networks accept other sizes too.
       quantized: Whether the network simulates 8-bit quantization (hub: `quantops`, Slim: `quant`).
@@ -54,8 +55,10 @@ class Variant:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {self.family!r}")
-        if not 0 < self.depth_multiplier < 100:
-            raise ValueError(f"depth_multiplier must be above 0; got {self.depth_multiplier!r}")
+        if not 0 < self.depth_multiplier < 10:
+            raise ValueError(
+                f"depth_multiplier must be above 0 and below 10; got {self.depth_multiplier!r}"
+            )
         if self.image_size != int(self.image_size) or self.image_size < 32:
             raise ValueError(
                 f"image_size must be a whole number of pixels from 32 up; got {self.image_size!r}"
@@ -70,19 +73,21 @@ class Variant:
         Multipliers that are not whole hundredths (never published) keep their decimal point.
         """
         hundredths = round(self.depth_multiplier * 100)
-        exact = abs(hundredths - self.depth_multiplier * 100) < 1e-9
-        multiplier = f"{hundredths:03d}" if exact else f"{self.depth_multiplier:g}"
+        exact = hundredths / 100 == self.depth_multiplier
+        multiplier = f"{hundredths:03d}" if exact else self._decimal
         suffix = "/quantops" if self.quantized else ""
         return f"{self.family}_{multiplier}_{self.image_size}{suffix}"
 
     @property
     def slim_name(self) -> str:
         """TF-Slim's name, e.g. `mobilenet_v1_0.5_160` or `mobilenet_v1_0.5_160_quant`."""
-        multiplier = f"{self.depth_multiplier:g}"
-        if "." not in multiplier:
-            multiplier += ".0"
         suffix = "_quant" if self.quantized else ""
-        return f"{self.family}_{multiplier}_{self.image_size}{suffix}"
+        return f"{self.family}_{self._decimal}_{self.image_size}{suffix}"
+
+    @property
+    def _decimal(self) -> str:
+        """The multiplier with all its digits, which is read back as it was."""
+        return f"{Decimal(repr(self.depth_multiplier)):f}"
 
     @property
     def unquantized(self) -> Variant:

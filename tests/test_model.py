@@ -157,6 +157,12 @@ def test_images_are_scaled(
     np.testing.assert_array_equal(endpoints[first], stem(2 * images - 1))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_weights_in_another_precision_are_refused(dtype: str) -> None:
+    with pytest.raises(ValueError, match=f"weights are float32; got dtype '{dtype}'"):
+        MobileNet("mobilenet_v1_025_64", dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_integer_images_are_refused(dtype: str, small: Callable[..., MobileNet]) -> None:
     """They are in 0 to 255, and would be taken for something else."""

@@ -99,7 +99,7 @@ def test_every_spelling_reads(variant: Variant) -> None:
     assert Variant.parse(variant) is variant
 
 
-@pytest.mark.parametrize("multiplier", [0.1, 0.333, 0.6, 1.25, 2.0], ids=str)
+@pytest.mark.parametrize("multiplier", [0.1, 0.333, 0.6, 1.25, 2.0, 9.99, 1 / 3, 1e-5], ids=str)
 @pytest.mark.parametrize("image_size", [32, 65, 299, 1024], ids=str)
 @pytest.mark.parametrize("family", ["mobilenet_v1", "mobilenet_v2"])
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
@@ -133,13 +133,25 @@ def test_frozen() -> None:
     ("arguments", "message"),
     [
         (("mobilenet_v3", 1.0, 224), "family must be one of mobilenet_v1, mobilenet_v2; got"),
-        (("mobilenet_v1", 0.0, 224), "depth_multiplier must be above 0; got 0.0"),
-        (("mobilenet_v1", -0.5, 224), "depth_multiplier must be above 0; got -0.5"),
-        (("mobilenet_v1", float("nan"), 224), "depth_multiplier must be above 0; got nan"),
+        (("mobilenet_v1", 0.0, 224), "depth_multiplier must be above 0 and below 10; got 0.0"),
+        (("mobilenet_v1", -0.5, 224), "depth_multiplier must be above 0 and below 10; got -0.5"),
+        (("mobilenet_v1", 10.0, 224), "depth_multiplier must be above 0 and below 10; got 10.0"),
+        (
+            ("mobilenet_v1", float("nan"), 224),
+            "depth_multiplier must be above 0 and below 10; got nan",
+        ),
         (("mobilenet_v1", 1.0, 31), "image_size must be a whole number of pixels from 32 up"),
         (("mobilenet_v1", 1.0, 32.5), "image_size must be a whole number of pixels from 32 up"),
     ],
-    ids=["family", "multiplier-0", "multiplier-negative", "multiplier-nan", "size-31", "size-32.5"],
+    ids=[
+        "family",
+        "multiplier-0",
+        "multiplier-negative",
+        "multiplier-10",
+        "multiplier-nan",
+        "size-31",
+        "size-32.5",
+    ],
 )
 def test_impossible_variants_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
