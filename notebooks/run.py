@@ -14,6 +14,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -99,10 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args(arguments)
     problems = 0
-    for path in options.notebooks or sorted(HERE.glob("*.ipynb")):
+    paths = options.notebooks or sorted(HERE.glob("*.ipynb"))
+    # Each runs in a process of its own, and most of the time on one core.
+    executor = ThreadPoolExecutor(max_workers=2)
+    running = [executor.submit(_execute, path) for path in paths]
+    for path, each in zip(paths, running, strict=True):
         stored = nbformat.read(path, as_version=4)
         try:
-            fresh = _execute(path)
+            fresh = each.result()
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"{path.name}: failed\n{error}", file=sys.stderr)
             problems += 1
@@ -120,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             nbformat.write(fresh, beside)
             beside.replace(path)
         problems += bool(found)
-        print(f"{path.name}: {'stale' if found else 'ran'}")
+        print(f"{path.name}: {'stale' if found else 'ran'}", flush=True)
+    executor.shutdown()
     return 1 if problems else 0
 
 

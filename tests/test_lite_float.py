@@ -87,8 +87,8 @@ def ends(content):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_float32_is_the_module(name, network, made, images):
     found = compare(made(name, "float32"), network(name), images[1])
-    # Of features, which go up to 6, as the converter compares them.
-    assert found.difference <= (1e-5 if "classes" in name else 6 * TOLERANCE)
+    # Of probabilities, and of features, which go up to 6.
+    assert found.difference <= (1e-5 if "classes" in name else 2 * TOLERANCE)
     assert found.cosine > 1 - 1e-9
 
 

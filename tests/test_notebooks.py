@@ -87,7 +87,7 @@ def test_edited_cells_are_stale(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("old", "new", "stale"),
     [
         ("97.3 % right", "98.9 % right", False),
-        ("97.3 % right", "93.9 % right", True),
+        ("97.3 % right", "86.9 % right", True),
         ("97.3 % right", "97.3 % wrong", True),
         ("97.3 % right", "", True),
         ("1,203 bytes, 1.2e-07", "877 bytes, 3e-06", False),

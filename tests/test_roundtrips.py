@@ -48,6 +48,7 @@ def test_a_classifier_on_features(variant, randomise, random_images, tmp_path):
     np.testing.assert_array_equal(again(images), expected)
 
 
+@pytest.mark.parametrize("variant", VARIANTS[1:], ids=str)
 def test_trained_natively_saved_and_served(variant, randomise, random_images, tmp_path):
     """A module, fine-tuned in Keras 3, is a module again; hub.KerasLayer serves what it learned."""
     mobilenets.save(randomise(MobileNet(variant)), tmp_path / "module")

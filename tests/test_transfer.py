@@ -1,4 +1,7 @@
-"""Transfer learning in both worlds: from the sample's digits to others, from ImageNet to digits."""
+"""Transfer learning in both worlds: equal starts, and from ImageNet to digits.
+
+From the sample's digits to others is what the notebooks do and assert.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,6 @@ WORLDS: dict[str, tuple[ModuleType, Callable[..., Any]]] = {
     "hub": (tf_keras, hub_features),
     "native": (keras, native_features),
 }
-worlds = pytest.mark.parametrize("world", list(WORLDS))
 
 
 def untrained(module: Path, path: Path) -> Path:
@@ -102,35 +104,6 @@ def test_both_worlds_start_from_equal_features(sample: Path, kept: Task) -> None
     )
     assert ours.shape == (len(kept.new_images), 256)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
-
-
-@worlds
-def test_from_the_sample_to_other_digits(
-    world: str, sample: Path, kept: Task, tmp_path: Path
-) -> None:
-    """A linear head on frozen features, then all of it; and as many steps from scratch."""
-    _, features = WORLDS[world]
-    head = classifier(world, features(sample, trainable=False), kept)
-    assert len(head.trainable_variables) == 2
-    frozen = fit(world, head, kept, rate=0.2, epochs=6)
-    model = classifier(world, features(sample), kept)
-    model.layers[-1].set_weights(head.layers[-1].get_weights())
-    tuned = fit(world, model, kept, rate=0.005, epochs=12)
-    random = classifier(world, features(untrained(sample, tmp_path / "random")), kept)
-    scratch = fit(world, random, kept, rate=0.005, epochs=12)
-    assert 0.6 < frozen < tuned
-    assert tuned >= 0.97
-    assert tuned > scratch
-
-
-def test_a_frozen_model_is_thawed(sample: Path, kept: Task) -> None:
-    """The native way: one model, first its logits, then all of it."""
-    model = mobilenets.load(sample, trainable=False, batch_norm_momentum=MOMENTUM).with_classes(5)
-    frozen = fit("native", model, kept, rate=0.2, epochs=6)
-    model.trainable = True
-    tuned = fit("native", model, kept, rate=0.005, epochs=12)
-    assert 0.6 < frozen < 0.9
-    assert tuned >= 0.97
 
 
 @pytest.fixture(scope="module")
