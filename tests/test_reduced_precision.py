@@ -16,7 +16,6 @@ import mobilenets
 
 REAL = [
     "checkpoints/mobilenet_v1_0.25_128",
-    "checkpoints_2018/mobilenet_v1_0.25_224",
     "hub_tf1/mobilenet_v2_035_128_feature_vector_2",
 ]
 
