@@ -1,7 +1,7 @@
 # The one entry: each target is also what CI runs.
 PYTHON ?= python3
 VENV ?= .venv
-CHECKPOINTS ?= checkpoints
+CHECKPOINTS ?=
 MODELS ?= models
 JOBS ?= 2
 # For convert-all: a glob over hub names, and 1 to fetch nothing.
@@ -11,7 +11,7 @@ OFFLINE ?=
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: help install test check convert-sample convert-all notebooks bench clean
+.PHONY: help install test test-slow test-all check convert-sample convert-all notebooks dist bench clean
 
 help:  ## the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,16 @@ $(installed): pyproject.toml
 	$(bin)/python -m pip install --quiet --editable . --group dev
 	touch $@
 
-test: $(installed)  ## the tests
-	$(bin)/python -m pytest -n auto --dist loadgroup
+tests := $(bin)/python -m pytest -n auto --dist loadgroup
+
+test: $(installed)  ## the tests but for the slow ones: minutes
+	$(tests) -m "not slow"
+
+test-slow: $(installed)  ## the slow tests alone
+	$(tests) -m slow
+
+test-all: $(installed)  ## all tests
+	$(tests)
 
 check: $(installed)  ## linter, formatter, types
 	$(bin)/ruff check .
@@ -33,17 +41,20 @@ check: $(installed)  ## linter, formatter, types
 	$(bin)/mypy
 
 convert-sample: $(installed)  ## convert the shipped checkpoint and show what the module can do
-	$(bin)/python -m convert checkpoint convert/sample/mobilenet_v1_0.25_64.ckpt \
-		--labels convert/sample/labels.txt --output $(MODELS)
-	$(bin)/python -m convert.sample.show $(MODELS)/mobilenet_v1_025_64/classification \
+	$(bin)/python -m convert checkpoint sample/mobilenet_v1_0.25_64.ckpt \
+		--labels sample/labels.txt --output $(MODELS)
+	$(bin)/python -m sample.show $(MODELS)/mobilenet_v1_025_64/classification \
 		--output $(MODELS)/sample.png
 
-convert-all: $(installed)  ## every published checkpoint: CHECKPOINTS=dir MODELS=dir [JOBS=2]
-	$(bin)/python -m convert all --checkpoints $(CHECKPOINTS) --output $(MODELS) \
-		--jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
+convert-all: $(installed)  ## every published variant: MODELS=dir [CHECKPOINTS=dir] [JOBS=2]
+	$(bin)/python -m convert all $(if $(CHECKPOINTS),--checkpoints '$(CHECKPOINTS)') \
+		--output $(MODELS) --jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
 
 notebooks: $(installed)  ## run the notebooks and store their outputs; CHECK=1 compares instead
 	$(bin)/python notebooks/run.py $(if $(CHECK),--check)
+
+dist: $(installed)  ## the wheel and the source archive, in dist/
+	$(bin)/python -m build --no-isolation
 
 bench: $(installed)  ## measure beside other implementations: benchmarks/RESULTS.md [SECTIONS=…]
 	$(bin)/python -m benchmarks $(SECTIONS)

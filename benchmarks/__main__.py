@@ -156,16 +156,21 @@ def _predict() -> Iterator[str]:
     yield from _table(rows, per=4)
 
 
-def _training() -> Iterator[str]:
-    yield "`model.fit`, batch 32, all variables trainable, SGD with momentum.\n"
+def _steps(measure: Callable[..., Mapping[str, Callable]]) -> Iterator[str]:
+    """Steps of training: what a function of `contenders` gives for each network."""
     rows = {
         f"{name}, batch 32": _measure(
-            f"training {name}", functools.partial(contenders.training, name, 32, STEPS), 12
+            f"{measure.__name__} {name}", functools.partial(measure, name, 32, STEPS), 12
         )
         for name in TRAINED
     }
     yield from _table(rows, per=STEPS)
     yield from _quickest(rows, per=STEPS)
+
+
+def _training() -> Iterator[str]:
+    yield "`model.fit`, batch 32, all variables trainable, SGD with momentum.\n"
+    yield from _steps(contenders.training)
 
 
 def _bfloat16() -> Iterator[str]:
@@ -182,16 +187,7 @@ def _bfloat16() -> Iterator[str]:
     }
     yield from _table(rows)
     yield "\nA training step as above:\n"
-    rows = {
-        f"{name}, batch 32": _measure(
-            f"bfloat16 training {name}",
-            functools.partial(contenders.reduced_training, name, 32, STEPS),
-            12,
-        )
-        for name in TRAINED
-    }
-    yield from _table(rows, per=STEPS)
-    yield from _quickest(rows, per=STEPS)
+    yield from _steps(contenders.reduced_training)
 
 
 def _loading() -> Iterator[str]:

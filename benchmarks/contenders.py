@@ -21,7 +21,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import mobilenets
-from convert import applications
+from convert.references import applications
 
 __all__ = [
     "THREADS",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import mobilenets
-from convert import checkpoint
+from convert.export import bundle
 
 __all__ = ["all_of", "one", "random_checkpoint"]
 
@@ -24,7 +24,7 @@ def random_checkpoint(name: str, folder: Path) -> Path:
     prefix = folder / variant.slim_name / f"{variant.slim_name}.ckpt"
     prefix.parent.mkdir(parents=True, exist_ok=True)
     values = {name: np.asarray(value) for name, value in model.slim_variables.items()}
-    checkpoint.write(prefix, values)
+    bundle.write(prefix, values)
     return prefix
 
 

@@ -1,4 +1,4 @@
-"""Every published checkpoint in a folder, or fetched into it, converted by a few processes."""
+"""Every published variant, from a folder or fetched, converted by a few processes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import concurrent.futures
 import fnmatch
 import functools
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from convert.download import archives, fetch
-from convert.errors import ConvertError
+from . import light  # noqa: F401  # before the library, in the processes that convert too
+
+# isort: split
+from mobilenets.errors import MobileNetError
+from mobilenets.fetching import MIRROR, fetch, sources
+from mobilenets.published import Source, archives, by_hand
+
+from .errors import ConvertError
 
 __all__ = ["Outcome", "convert_all", "matching"]
 
 
 # For each module: whether it was written, and its largest difference to the reference.
 _Modules = list[tuple[bool, float | None]]
+# What a source is that lies in the user's own folder.
+_OWN = "--checkpoints"
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,13 @@ class Outcome:
       status: `"converted"`, `"unchanged"` (converted before from the same checkpoint),
         `"missing"` (no checkpoint, none fetched) or `"failed"`.
       detail: The largest difference to the reference, or the error.
+      origin: What the modules were made of and where that is from; empty if there are none.
     """
 
     variant: str
     status: str
     detail: str
+    origin: str = ""
 
     @property
     def good(self) -> bool:
@@ -55,8 +65,26 @@ def matching(pattern: str | None) -> list[str]:
     return names
 
 
+class _UnreadableError(ConvertError):
+    """What was fetched holds no weights that can be read: another source may."""
+
+
+@dataclass
+class _Attempt:
+    """A variant whose conversion runs, and what can be tried if it fails."""
+
+    name: str
+    sources: Iterator[Source]
+    source: Source | None = None
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def origin(self) -> str:
+        return f"{self.source.what}, {self.source.url}" if self.source else ""
+
+
 def convert_all(
-    checkpoints: Path,
+    checkpoints: Path | None,
     output: Path,
     *,
     only: str | None = None,
@@ -68,12 +96,14 @@ def convert_all(
     """Converts the published variants; one failure does not stop the rest.
 
     Args:
-      checkpoints: Folder where each is looked for, as `<slim name>/`, `<slim name>.tgz` or
-        `<slim name>.ckpt.index`, and into which the others are fetched.
+      checkpoints: Folder where each is looked for first, as `<slim name>/`, `<slim name>.tgz` or
+        `<slim name>.ckpt.index`; None looks at none. The others come from the cache, or from the
+        first source of `published.toml` that has them. A mirror is left out: it holds modules,
+        which need no conversion.
       output: Folder of modules.
       only: Glob over hub names; None takes all.
       jobs: Processes that convert at the same time, 1 or more.
-      offline: Fetch nothing.
+      offline: Fetch nothing; what is in the cache is used.
       on_download: Told a hub name, the bytes that are there and the bytes in all, if known.
       on_outcome: Told each outcome as it comes.
 
@@ -88,30 +118,75 @@ def convert_all(
         on_outcome(outcome)
 
     pool = _pool(jobs)
-    running: dict[Future[_Modules], str] = {}
-    try:
-        for name in names:
-            for future in [future for future in running if future.done()]:
-                settle(_outcome(running.pop(future), future))
+    running: dict[Future[_Modules], _Attempt] = {}
+
+    def advance(attempt: _Attempt) -> None:
+        """Starts the conversion of the next source that can be had, or gives up."""
+        nonlocal pool
+        for source in attempt.sources:
+            attempt.source = source
             try:
-                source = _find(checkpoints, name) or _fetched(
-                    checkpoints, name, offline, on_download
-                )
-            except ConvertError as error:
-                settle(Outcome(name, "missing", str(error)))
+                path = _obtained(source, attempt.name, offline, on_download)
+            except MobileNetError as error:
+                attempt.failures.append(f"{source.what}: {error}")
                 continue
-            task = functools.partial(_convert, str(source), str(output), name)
+            task = functools.partial(_convert, str(path), str(output), attempt.name)
             try:
                 future = pool.submit(task)
             except BrokenProcessPool:
                 pool = _pool(jobs)
                 future = pool.submit(task)
-            running[future] = name
-        for future in concurrent.futures.as_completed(running):
-            settle(_outcome(running[future], future))
+            running[future] = attempt
+            return
+        advice = by_hand(attempt.name, "classification")
+        settle(Outcome(attempt.name, "missing", f"{'; '.join(attempt.failures)}; {advice}"))
+
+    def finish(future: Future[_Modules]) -> None:
+        attempt = running.pop(future)
+        error = future.exception()
+        if isinstance(error, _UnreadableError) and attempt.source != _own(
+            checkpoints, attempt.name
+        ):
+            assert attempt.source is not None
+            attempt.failures.append(f"{attempt.source.what}: {str(error).splitlines()[0]}")
+            advance(attempt)
+        else:
+            settle(_outcome(attempt, future))
+
+    try:
+        for name in names:
+            for future in [future for future in running if future.done()]:
+                finish(future)
+            own = _own(checkpoints, name)
+            found = [own] if own else _sources(name)
+            advance(_Attempt(name, iter(found)))
+        while running:
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                finish(future)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return [outcomes[name] for name in names]
+
+
+def _sources(name: str) -> list[Source]:
+    # Weights with logits serve for both modules.
+    return [source for source in sources(name, "classification") if source.what != MIRROR]
+
+
+def _obtained(
+    source: Source,
+    name: str,
+    offline: bool,
+    on_download: Callable[[str, int, int | None], None],
+) -> Path:
+    if source.what == _OWN:
+        return Path(source.url)
+    return fetch(
+        source, progress=lambda done, total: on_download(name, done, total), offline=offline
+    )
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
@@ -119,43 +194,43 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _find(checkpoints: Path, name: str) -> Path | None:
+def _own(checkpoints: Path | None, name: str) -> Source | None:
+    """The checkpoint that the user's folder holds."""
     slim = archives()[name].slim_name
+    if checkpoints is None:
+        return None
     if (checkpoints / f"{slim}.ckpt.index").is_file():
-        return checkpoints / f"{slim}.ckpt"
+        return Source(_OWN, str(checkpoints / f"{slim}.ckpt"))
     if (checkpoints / f"{slim}.tgz").is_file():
-        return checkpoints / f"{slim}.tgz"
+        return Source(_OWN, str(checkpoints / f"{slim}.tgz"))
     folder = checkpoints / slim
-    return folder if folder.is_dir() and any(folder.glob("*.index")) else None
-
-
-def _fetched(
-    checkpoints: Path,
-    name: str,
-    offline: bool,
-    on_download: Callable[[str, int, int | None], None],
-) -> Path:
-    archive = archives()[name]
-    if offline:
-        raise ConvertError(f"no {archive.slim_name} in {checkpoints}, and --offline fetches none")
-    return fetch(archive, checkpoints, progress=lambda done, total: on_download(name, done, total))
+    found = folder.is_dir() and any(folder.glob("*.index"))
+    return Source(_OWN, str(folder)) if found else None
 
 
 def _convert(source: str, output: str, variant: str) -> _Modules:
     """Runs in a process of its own; an error comes back as one that can be pickled."""
-    from convert import quiet  # noqa: F401
-    from convert.conversion import convert
+    from . import quiet  # noqa: F401  # before anything loads TensorFlow
 
-    return [
-        (done.written, done.parity["largest_difference"])
-        for done in convert(source, output, variant=variant)
-    ]
+    # isort: split
+    from mobilenets.weights import WeightsError
+
+    from .conversion import convert
+
+    try:
+        return [
+            (done.written, done.parity["largest_difference"])
+            for done in convert(source, output, variant=variant)
+        ]
+    except WeightsError as error:
+        raise _UnreadableError(str(error)) from error
 
 
-def _outcome(name: str, future: Future[_Modules]) -> Outcome:
+def _outcome(attempt: _Attempt, future: Future[_Modules]) -> Outcome:
+    name = attempt.name
     try:
         modules = future.result()
-    except (ConvertError, OSError) as error:
+    except (MobileNetError, OSError) as error:
         return Outcome(name, "failed", str(error))
     except BrokenProcessPool:
         return Outcome(name, "failed", "the converting process died, perhaps for lack of memory")
@@ -163,4 +238,5 @@ def _outcome(name: str, future: Future[_Modules]) -> Outcome:
         return Outcome(name, "failed", f"{type(error).__name__}: {error}")
     status = "converted" if any(written for written, _ in modules) else "unchanged"
     differences = [difference for _, difference in modules if difference is not None]
-    return Outcome(name, status, f"{max(differences):.1e}" if differences else "not compared")
+    detail = f"{max(differences):.1e}" if differences else "not compared"
+    return Outcome(name, status, detail, attempt.origin)

@@ -12,14 +12,15 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from convert.download import archives
-from convert.errors import ConvertError
-from convert.files import load_module
 from mobilenets import images
+from mobilenets.published import archives
+
+from .errors import ConvertError
+from .files import load_images, load_module
+from .image_files import images_in, is_image
 
 __all__ = ["Evaluation", "Labelled", "evaluate", "labelled"]
 
-_IMAGE = re.compile(r"[^.].*\.(?:jpe?g|png|bmp|gif)", re.IGNORECASE)
 _SYNSET = re.compile(r"n\d{8}")
 _ILSVRC_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+", re.IGNORECASE)
 _ILSVRC_CLASSES = 1000
@@ -33,7 +34,7 @@ class Labelled:
     Attributes:
       paths: The files, in sorted order.
       labels: For each file the position of its class among the logits.
-      layout: How the classes were told, in words.
+      layout: How the classes were recognised, in words.
     """
 
     paths: list[Path]
@@ -43,14 +44,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a module recognises.
+    """The accuracy of a module.
 
     Attributes:
       module: Where it was loaded from.
       variant: Hub name.
       images: Number of images.
-      layout: How their classes were told.
-      image_size: Height and width that they were brought to, in pixels.
+      layout: How their classes were recognised.
+      image_size: Height and width that the images were resized to, in pixels.
       crop: `"central"` for the evaluation crop, `"none"` for the whole image.
       top1: Share of images whose class has the highest logit, in percent.
       top5: Share of images whose class is among the five highest, in percent; None for a module
@@ -78,62 +79,59 @@ def labelled(
     class_names: Sequence[str] | None = None,
     ground_truth: str | os.PathLike[str] | None = None,
 ) -> Labelled:
-    """Finds the images of a folder, and what they show.
+    """Finds the images of a folder and the class of each.
 
-    Folders of images may be called like the classes (`_` stands for a space, capitals do not
-    matter), by the positions of the classes among the logits, or by ImageNet's 1,000 synsets
-    (`n01440764`), whose sorted order is that of the classes; logits that are 1,001 begin with
-    `background`. For a module whose classes have no names, any other folders are its classes in
-    alphabetical order, as `keras.utils.image_dataset_from_directory` numbers them.
+    Folders of images may be named after the classes (`_` stands for a space, case does not
+    matter), after the positions of the classes among the logits, or after ImageNet's 1,000 synsets
+    (`n01440764`), whose sorted order is the order of the classes; 1,001 logits begin with
+    `background`. For a module whose classes have no names, folders of any other name are the
+    classes in alphabetical order, as `keras.utils.image_dataset_from_directory` numbers them.
 
     ImageNet's validation images, `ILSVRC2012_val_00000001.JPEG` and so on in one folder, need a
     file of ground truth: a synset a line, in the order of the images' numbers, such as Slim's
     `imagenet_2012_validation_synset_labels.txt`.
 
     Raises:
-      ConvertError: There are no images, or their classes cannot be told.
+      ConvertError: There are no images, or their classes cannot be recognised.
     """
     folder = Path(directory)
     if not folder.is_dir():
-        raise ConvertError(f"--images {folder}: no such folder")
+        raise ConvertError(f"{folder}: no such folder", "images")
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    folders = {path.name: _images_in(path) for path in inside if path.is_dir()}
+    folders = {path.name: images_in(path) for path in inside if path.is_dir()}
     folders = {name: files for name, files in folders.items() if files}
-    flat = [path for path in inside if path.is_file() and _IMAGE.fullmatch(path.name)]
+    flat = [path for path in inside if is_image(path)]
     if ground_truth is not None:
         if not flat:
-            raise ConvertError(f"--ground-truth is for images in one folder; {folder} has none")
+            raise ConvertError(
+                f"ground truth is for images in one folder; {folder} has none", "ground_truth"
+            )
         labels = _from_ground_truth(flat, Path(ground_truth), num_classes)
         return Labelled(flat, labels, f"ground truth of {os.path.basename(ground_truth)}")
     if not folders:
         found = "images, but no folder for each class" if flat else "no images"
         raise ConvertError(
-            f"--images {folder} has {found}: put them into folders called like their classes, or "
-            "for ImageNet's validation images give --ground-truth"
+            f"{folder} has {found}: put the images into folders named after their classes, or, for "
+            "ImageNet's validation images, pass the ground truth",
+            "ground_truth",
         )
     positions, layout = _positions(folder, list(folders), num_classes, class_names)
     pairs = [(path, positions[name]) for name, files in folders.items() for path in files]
     return Labelled([path for path, _ in pairs], [label for _, label in pairs], layout)
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if _IMAGE.fullmatch(path.name) and path.is_file()
-    )
-
-
 def _positions(
     folder: Path, found: list[str], num_classes: int, class_names: Sequence[str] | None
 ) -> tuple[dict[str, int], str]:
-    """The position among the logits of each folder's class, and how it was told."""
+    """The position among the logits of each folder's class, and how it was recognised."""
     names = [_comparable(name) for name in class_names or ()]
     unknown = [name for name in found if _comparable(name) not in names]
     if not unknown:
         for name in found:
             if names.count(_comparable(name)) > 1:
                 raise ConvertError(
-                    f"{folder / name}: several classes have that name; call the folders by the "
-                    "positions of the classes among the logits"
+                    f"{folder / name}: several classes have that name; name the folders "
+                    "after the positions of the classes among the logits"
                 )
         return {name: names.index(_comparable(name)) for name in found}, "folders by name"
     if all(name.isdecimal() for name in found):
@@ -148,7 +146,7 @@ def _positions(
     if len(found) != num_classes:
         raise ConvertError(
             f"{folder} has {len(found)} folders for the module's {num_classes} unnamed classes: "
-            "call them by the positions of the classes, from 0"
+            "name the folders after the positions of the classes, from 0"
         )
     order = {name: position for position, name in enumerate(sorted(found))}
     return order, "folders in alphabetical order"
@@ -164,7 +162,7 @@ def _numbers(folder: Path, found: list[str], num_classes: int) -> dict[str, int]
     if num_classes == _ILSVRC_CLASSES + 1 and sorted(numbers.values()) == [*range(1000)]:
         raise ConvertError(
             f"{folder} has folders 0 to 999, but the module's class 0 is the background: "
-            "call them 1 to 1000"
+            "name the folders 1 to 1000"
         )
     return numbers
 
@@ -179,15 +177,17 @@ def _first_few(names: Sequence[str], most: int = 5) -> str:
 
 
 def _synset_positions(where: str, synsets: Sequence[str], num_classes: int) -> dict[str, int]:
-    """ImageNet's classes are in the order of their synsets, perhaps after the background."""
+    """The position of each synset: in sorted order, after the background if there is one."""
     background = num_classes - _ILSVRC_CLASSES
     if background not in (0, 1):
-        raise ConvertError(f"{where} is of ImageNet, but the module has {num_classes} classes")
+        raise ConvertError(
+            f"{where} has ImageNet's synsets, but the module has {num_classes} classes"
+        )
     order = sorted(set(synsets))
     if len(order) != _ILSVRC_CLASSES:
         raise ConvertError(
-            f"{where} has {len(order)} synsets: only all 1000 tell which class each is; call the "
-            "folders of a part by the names of the classes"
+            f"{where} has {len(order)} synsets: only all 1000 together tell the classes; name the "
+            "folders of a subset after the classes"
         )
     return {synset: position for position, synset in enumerate(order, background)}
 
@@ -196,22 +196,24 @@ def _from_ground_truth(paths: Sequence[Path], file: Path, num_classes: int) -> l
     try:
         synsets = file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConvertError(f"--ground-truth {file} cannot be read: {error}") from None
+        raise ConvertError(f"{file} cannot be read: {error}", "ground_truth") from None
     strange = next((synset for synset in synsets if not _SYNSET.fullmatch(synset)), None)
     if strange is not None:
         # The numbers of ImageNet's devkit are in another order than the classes.
         raise ConvertError(
-            f"--ground-truth {file}: {strange!r} is no synset; expected one a line, as in Slim's "
-            "imagenet_2012_validation_synset_labels.txt"
+            f"{file}: {strange!r} is no synset; expected one synset a line, as in Slim's "
+            "imagenet_2012_validation_synset_labels.txt",
+            "ground_truth",
         )
-    positions = _synset_positions(f"--ground-truth {file}", synsets, num_classes)
+    positions = _synset_positions(str(file), synsets, num_classes)
     labels = []
     for path in paths:
         match = _ILSVRC_NUMBER.fullmatch(path.name)
         if match is None or not 1 <= int(match[1]) <= len(synsets):
             raise ConvertError(
-                f"{path} has no line in --ground-truth {file}: expected "
-                f"ILSVRC2012_val_00000001.JPEG to {len(synsets):08}"
+                f"{path} has no line in {file}: expected names from "
+                f"ILSVRC2012_val_00000001.JPEG to {len(synsets):08}",
+                "ground_truth",
             )
         labels.append(positions[synsets[int(match[1]) - 1]])
     return labels
@@ -235,11 +237,11 @@ def evaluate(
       crop: `"central"` for Slim's evaluation crop, with which the published figures were
         measured; `"none"` for the whole image.
       batch_size: Images at a time, 1 or more.
-      on_progress: Told the number of images that are done, and of all.
+      on_progress: Called with the number of images done and the number of all images.
 
     Raises:
       ConvertError: The module cannot be loaded or has no logits, the images' classes cannot be
-        told, or an image cannot be decoded.
+        recognised, or an image cannot be decoded.
     """
     model = load_module(module)
     if model.num_classes is None:
@@ -289,17 +291,14 @@ def _batches(
         try:
             batch = next(iterator)
         except tf.errors.OpError as error:
-            # tf.data does not say which file it was.
-            try:
-                images.load_batch(paths[start : start + batch_size], size)
-            except ValueError as named:
-                raise ConvertError(str(named)) from error
-            raise
+            # The message of tf.data does not name the file.
+            load_images(paths[start : start + batch_size], size)
+            raise ConvertError(error.message) from error
         yield batch
 
 
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the right one; among equal logits the lower position does."""
+    """How many classes rank before the right one; of equal logits the lower position is first."""
     right = logits[np.arange(len(labels)), labels][:, np.newaxis]
     before = np.arange(logits.shape[1]) < labels[:, np.newaxis]
     return np.sum((logits > right) | ((logits == right) & before), axis=1)

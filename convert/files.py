@@ -1,80 +1,81 @@
-"""Modules in, files out: what every export reads, and how it writes."""
+"""Modules and images in, files out, with the converter's own error."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convert.errors import ConvertError
-from mobilenets import MobileNet, load
-from mobilenets.checkpoint import CheckpointError
+import numpy as np
 
-__all__ = ["load_module", "write_model", "written_beside"]
+from mobilenets import MobileNet, load, writing
+from mobilenets.images import load_batch
+from mobilenets.weights import WeightsError
+
+from .errors import ConvertError, first_line
+
+__all__ = ["load_images", "load_module", "values_by_name", "write_text", "written_beside"]
 
 
 def load_module(module: str | os.PathLike[str] | MobileNet) -> MobileNet:
-    """The native model of whatever `mobilenets.load` takes; a model is returned as it is.
+    """The native model of anything that `mobilenets.load` takes; a model is returned as it is.
 
     Raises:
-      ConvertError: It is nothing of that kind, or damaged.
+      ConvertError: The source is nothing of that kind, or damaged.
     """
     if isinstance(module, MobileNet):
         return module
     try:
         return load(module)
-    except (CheckpointError, FileNotFoundError) as error:
+    except (WeightsError, FileNotFoundError) as error:
         raise ConvertError(str(error)) from error
     except Exception as error:
-        # Whatever is wrong with the files, TensorFlow says it in a class of its own.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # TensorFlow raises many unrelated exception types for damaged files.
+        reason = first_line(error)
         if not reason.startswith(os.fspath(module)):
             reason = f"{module} is not a module that can be loaded: {reason}"
         raise ConvertError(reason) from error
 
 
-@contextlib.contextmanager
-def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to write in; what is there when the block ends moves to the target's folder.
+def values_by_name(model: MobileNet) -> dict[str, np.ndarray]:
+    """The value of each variable by its Slim name."""
+    return {name: variable.numpy() for name, variable in model.slim_variables.items()}
 
-    The file called as the target moves last. If the block fails, nothing has been there.
+
+def load_images(files: Sequence[str | os.PathLike[str]], size: int) -> np.ndarray:
+    """`[number, size, size, 3]`, RGB float32 in [0, 1], with Slim's evaluation crop.
 
     Raises:
-      ConvertError: The files cannot be written.
+      ConvertError: An image cannot be read or decoded; the message says which.
     """
-    target = Path(target)
     try:
-        if target.is_dir():
-            raise ConvertError(
-                f"{target} cannot be written: it is a folder; name the file that is to be in it"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            yield Path(folder)
-            for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == target.name):
-                os.replace(path, target.with_name(path.name))
+        return load_batch(files, size).numpy()
+    except ValueError as error:
+        raise ConvertError(str(error)) from error
+
+
+@contextlib.contextmanager
+def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """`mobilenets.writing.written_beside` for a file.
+
+    Raises:
+      ConvertError: The files cannot be written, or the target is a folder.
+    """
+    if Path(target).is_dir():
+        raise ConvertError(f"{target} cannot be written: it is a folder; name a file in it")
+    try:
+        with writing.written_beside(target) as folder:
+            yield folder
     except OSError as error:
         raise ConvertError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
-def write_model(
-    file: str | os.PathLike[str], content: bytes, class_names: Sequence[str] | None
-) -> str | None:
-    """Writes a model's file and, beside it, the names of its classes, one a line.
-
-    Returns:
-      `<file>.labels.txt`; None without names.
+def write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file in UTF-8, or replaces it.
 
     Raises:
-      ConvertError: They cannot be written; nothing is left of them.
+      ConvertError: The file cannot be written; an older one stays as it is.
     """
-    target = Path(file)
-    labels = target.with_name(f"{target.name}.labels.txt")
     with written_beside(target) as folder:
-        (folder / target.name).write_bytes(content)
-        if class_names:
-            text = "".join(f"{name}\n" for name in class_names)
-            (folder / labels.name).write_text(text, encoding="utf-8")
-    return str(labels) if class_names else None
+        (folder / Path(target).name).write_text(text, encoding="utf-8")

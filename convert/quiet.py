@@ -1,4 +1,4 @@
-"""TensorFlow without its chatter: what runs from the command line imports this before all else.
+"""TensorFlow without its chatter: command-line programs import this module before all others.
 
 Loading TensorFlow 2.21 prints lines about oneDNN and CUDA that `TF_CPP_MIN_LOG_LEVEL` does not
 reach: its C++ libraries write them straight to file descriptor 2 while their log is not set up
@@ -6,7 +6,7 @@ yet. So that descriptor leads to a temporary file while TensorFlow is imported a
 for devices, where it logs an error on every machine without a CUDA driver. From then on
 `TF_CPP_MIN_LOG_LEVEL=2` keeps information and warnings of the C++ side away.
 
-Errors are shown as ever; if the import fails, so is what was held back. With
+Errors are shown as usual; if the import fails, the held-back output is shown too. With
 `TF_CPP_MIN_LOG_LEVEL=0` in the environment nothing is held back at all.
 """
 
@@ -27,7 +27,7 @@ _STDERR = 2
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Holds back what is written to standard error, by C++ too; shows it if the block fails."""
+    """Holds back output to standard error, also by C++; shows it if the block fails."""
     sys.stderr.flush()
     stderr = os.dup(_STDERR)
     try:
@@ -50,9 +50,13 @@ def held_back() -> Iterator[None]:
 
 # The processes that a command starts inherit the variable: whether it is set says nothing.
 _talkative = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0"
-# Told to tensorflow_hub by setuptools; nobody here can do anything about it.
+# setuptools warns tensorflow_hub; its users can do nothing about it.
 warnings.filterwarnings("ignore", "pkg_resources is deprecated")
 with contextlib.nullcontext() if _talkative else held_back():
     import tensorflow as tf
 
     tf.config.list_physical_devices()
+    if "mobilenets" in sys.modules:
+        # `light` may have postponed the library; a module of it that came first would be half
+        # imported when the others ask for it.
+        getattr(sys.modules["mobilenets"], "__all__", None)

@@ -1,4 +1,4 @@
-"""Compares what was written with what was read, and with an implementation that is not ours."""
+"""Compares a module with its checkpoint, and with an implementation that is not ours."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_hub as hub
 
-from convert import applications, simulation
-from convert.errors import ConvertError
 from mobilenets import Variant
 
-__all__ = ["APPLICATION", "TOLERANCE", "Parity", "compare", "sample_images"]
+from .errors import ConvertError, first_line
+from .references import applications, simulation
+from .references.applications import APPLICATION
+
+__all__ = ["TOLERANCE", "Parity", "compare", "sample_images"]
 
 # Folding changes the order of rounding: 1e-4 of the largest output is an ample bound in float32.
 TOLERANCE = 1e-4
-# Rounding to 8 bits is the same but for values on the edge between two steps.
+# A value midway between two 8-bit steps can round the other way.
 _MEAN_STEPS, _MOST_STEPS = 0.2, 4
 _IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How a module compares.
+    """How a module compares with its checkpoint and with a reference.
 
     Attributes:
-      variables: Variables that are bit for bit those of the checkpoint: all of them.
+      variables: Number of variables, all bit-identical to the checkpoint's.
       reference: The implementation that the outputs were compared with; None where none exists.
       images: Number of images compared.
       image_size: Their height and width, in pixels.
       largest_output: Largest magnitude of the reference's outputs.
       largest_difference: Largest difference of an output.
-      tolerance: Bound on the difference, as a share of the largest output; of quantops, what 4
-        steps of the last rounding are.
+      tolerance: Bound on the difference, as a share of the largest output; for quantops, 4 steps
+        of the last rounding.
     """
 
     variables: int
@@ -56,49 +58,25 @@ def compare(
 
     Args:
       directory: The module.
-      variant: What it should be.
-      values: What its variables should hold, by Slim name.
+      variant: The network that the module should be.
+      values: The values that its variables should hold, by Slim name.
       num_classes: Length of its logits; None for a feature vector.
 
     Raises:
       ConvertError: The module cannot be loaded, a variable differs in any bit, or an output by
         more than the tolerance; of quantops also, the outputs by more than 0.2 steps on average.
     """
-    try:
-        module: Any = hub.load(str(directory))
-        found = {v.name.removesuffix(":0"): v.numpy() for v in module.variables}
-    except Exception as error:
-        # Whatever is wrong with the files, TensorFlow says it in a class of its own.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConvertError(f"{directory} is not a module that can be loaded: {reason}") from error
-    wrong = [f"{name}: missing" for name in values if name not in found]
-    wrong += [f"{name}: left over" for name in found if name not in values]
-    wrong += [
-        f"{name}: differs from the checkpoint"
-        for name, value in values.items()
-        if name in found and found[name].tobytes() != value.tobytes()
-    ]
-    if wrong:
-        raise ConvertError(f"{directory} is not the checkpoint's:\n  " + "\n  ".join(wrong))
-    step = 0.0
-    if variant.quantized:
-        name = f"tf.contrib.quantize's graph, of TensorFlow {tf.__version__} operations"
-        images = sample_images(variant.image_size)
-        expected = simulation.reference(variant, values, images, num_classes)
-        step = simulation.step(variant, values, num_classes)
-    elif applications.builds(variant):
-        name = f"keras.applications.{APPLICATION[variant.family]} (Keras {keras.__version__})"
-        images = sample_images(applications.input_size(variant))
-        reference = applications.reference(variant, values, num_classes)
-        expected = np.asarray(reference(2 * images - 1, training=False))
-    else:
-        return Parity(len(found), None, 0, variant.image_size, None, None, TOLERANCE)
-
+    module = _loaded(directory, values)
+    reference = _expected(variant, values, num_classes)
+    if reference is None:
+        return Parity(len(values), None, 0, variant.image_size, None, None, TOLERANCE)
+    name, images, expected = reference
+    step = simulation.step(variant, values, num_classes) if variant.quantized else 0.0
     differences = np.abs(module(images).numpy() - expected)
     largest = float(np.abs(expected).max())
     allowed = _MOST_STEPS * step or TOLERANCE * largest
     parity = Parity(
-        variables=len(found),
+        variables=len(values),
         reference=name,
         images=len(images),
         image_size=images.shape[1],
@@ -119,7 +97,42 @@ def compare(
     return parity
 
 
-APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
+def _loaded(directory: Path, values: Mapping[str, np.ndarray]) -> Any:
+    """The module, whose variables hold the values."""
+    try:
+        module: Any = hub.load(str(directory))
+        found = {v.name.removesuffix(":0"): v.numpy() for v in module.variables}
+    except Exception as error:
+        # TensorFlow raises many unrelated exception types for damaged files.
+        raise ConvertError(
+            f"{directory} is not a module that can be loaded: {first_line(error)}"
+        ) from error
+    wrong = [f"{name}: missing" for name in values if name not in found]
+    wrong += [f"{name}: left over" for name in found if name not in values]
+    wrong += [
+        f"{name}: differs from the checkpoint"
+        for name, value in values.items()
+        if name in found and found[name].tobytes() != value.tobytes()
+    ]
+    if wrong:
+        raise ConvertError(f"{directory} is not the checkpoint's:\n  " + "\n  ".join(wrong))
+    return module
+
+
+def _expected(
+    variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None
+) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """A reference's name, images and its outputs for them; None where there is no reference."""
+    if variant.quantized:
+        name = f"tf.contrib.quantize's graph, of TensorFlow {tf.__version__} operations"
+        images = sample_images(variant.image_size)
+        return name, images, simulation.reference(variant, values, images, num_classes)
+    if applications.builds(variant):
+        name = f"keras.applications.{APPLICATION[variant.family]} (Keras {keras.__version__})"
+        images = sample_images(applications.input_size(variant))
+        reference = applications.reference(variant, values, num_classes)
+        return name, images, applications.outputs(reference, images)
+    return None
 
 
 def sample_images(size: int) -> np.ndarray:

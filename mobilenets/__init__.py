@@ -2,8 +2,10 @@
 
 from mobilenets import images
 from mobilenets.blocks import DepthwiseSeparable, InvertedResidual
+from mobilenets.errors import MobileNetError
+from mobilenets.loading import load, module
 from mobilenets.model import MobileNet
-from mobilenets.saved_model import load, save
+from mobilenets.saved_model import save
 from mobilenets.variants import VARIANTS, Variant
 
 __all__ = [
@@ -11,8 +13,10 @@ __all__ = [
     "DepthwiseSeparable",
     "InvertedResidual",
     "MobileNet",
+    "MobileNetError",
     "Variant",
     "images",
     "load",
+    "module",
     "save",
 ]

@@ -11,23 +11,78 @@ Slim's `mobilenet_v2.V2_DEF`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from mobilenets.variants import Variant
 
 __all__ = [
+    "Convolution",
     "ConvolutionRow",
     "InvertedResidualRow",
     "Line",
     "Row",
     "SeparableRow",
+    "averages",
     "convolutions",
     "dropout_rate",
     "num_features",
+    "quantizable",
     "rows",
     "scope",
 ]
+
+_Activation = TypeVar("_Activation")
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution with batch norm, as a row spells itself out.
+
+    Attributes:
+      name: What the convolution is called within its row; empty where it is the whole row.
+      scope: Slim scope within the network's, e.g. `expanded_conv_3/depthwise`.
+      filters: Output channels; None for a depthwise convolution, which keeps its input's.
+      kernel_size: Height and width of the kernel, in pixels.
+      strides: Step in both directions, in pixels.
+      activation: Whether ReLU6 follows.
+      endpoint: Name of the output among its block's endpoints.
+    """
+
+    name: str
+    scope: str
+    filters: int | None
+    kernel_size: int = 1
+    strides: int = 1
+    activation: bool = True
+    endpoint: str = ""
+
+
+class Row(Protocol):
+    """A block of a network: what it is called, how wide it is, what it consists of.
+
+    Attributes:
+      name: Slim scope within the network's.
+      filters: Output channels.
+      strides: Step in both directions, in pixels.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def filters(self) -> int: ...
+    @property
+    def strides(self) -> int: ...
+
+    def convolutions(self, channels: int) -> tuple[Convolution, ...]:
+        """The convolutions in order, for an input of so many channels."""
+
+    def adds_input(self, channels: int) -> bool:
+        """Whether an input of so many channels is added to the output."""
+
+    def endpoints(self, activations: Mapping[str, _Activation]) -> dict[str, _Activation]:
+        """A block's activations, under their names among the network's endpoints."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +103,16 @@ class ConvolutionRow:
     strides: int
     endpoint: str
 
+    def convolutions(self, channels: int) -> tuple[Convolution, ...]:
+        return (Convolution("", self.name, self.filters, self.kernel_size, self.strides),)
+
+    def adds_input(self, channels: int) -> bool:
+        return False
+
+    def endpoints(self, activations: Mapping[str, _Activation]) -> dict[str, _Activation]:
+        (output,) = activations.values()
+        return {self.endpoint: output}
+
 
 @dataclass(frozen=True)
 class SeparableRow:
@@ -59,7 +124,20 @@ class SeparableRow:
 
     name: str
     filters: int
-    strides: int
+    strides: int = 1
+
+    def convolutions(self, channels: int) -> tuple[Convolution, ...]:
+        depthwise, pointwise = (f"{self.name}_{part}" for part in ("depthwise", "pointwise"))
+        return (
+            Convolution("depthwise", depthwise, None, 3, self.strides, endpoint=depthwise),
+            Convolution("pointwise", pointwise, self.filters, endpoint=pointwise),
+        )
+
+    def adds_input(self, channels: int) -> bool:
+        return False
+
+    def endpoints(self, activations: Mapping[str, _Activation]) -> dict[str, _Activation]:
+        return dict(activations)
 
 
 @dataclass(frozen=True)
@@ -72,17 +150,35 @@ class InvertedResidualRow:
       expansion: Factor from input channels to expanded channels; 1 builds no expansion.
       filters: Output channels of the projection.
       strides: Step of the depthwise convolution, in pixels.
-      endpoint: Name of the output among the endpoints.
+      endpoint: Name of the output among the endpoints; the others' are `<endpoint>/…`.
     """
 
     name: str
     expansion: int
     filters: int
-    strides: int
-    endpoint: str
+    strides: int = 1
+    endpoint: str = ""
 
+    def convolutions(self, channels: int) -> tuple[Convolution, ...]:
+        def convolution(name: str, filters: int | None, endpoint: str, **kwargs) -> Convolution:
+            return Convolution(name, f"{self.name}/{name}", filters, endpoint=endpoint, **kwargs)
 
-Row = ConvolutionRow | SeparableRow | InvertedResidualRow
+        depthwise = {"kernel_size": 3, "strides": self.strides}
+        expanded = channels * self.expansion
+        return (
+            *([convolution("expand", expanded, "expansion_output")] if self.expansion != 1 else []),
+            convolution("depthwise", None, "depthwise_output", **depthwise),
+            convolution("project", self.filters, "output", activation=False),
+        )
+
+    def adds_input(self, channels: int) -> bool:
+        return self.strides == 1 and channels == self.filters
+
+    def endpoints(self, activations: Mapping[str, _Activation]) -> dict[str, _Activation]:
+        *_, output = activations.values()
+        inner = {f"{self.endpoint}/{name}": value for name, value in activations.items()}
+        return {self.endpoint: output, **inner}
+
 
 # filters, strides of the depthwise-separable blocks after the 32-channel first convolution.
 _V1 = (
@@ -109,14 +205,35 @@ _V2 = (
 )
 
 
+@dataclass(frozen=True)
+class _Family:
+    """What holds for every network of a family."""
+
+    scope: str
+    dropout_rate: float
+    quantizable: bool
+    averages: bool
+    rows: Callable[[float], Iterator[Row]]
+
+
 def scope(family: str) -> str:
     """Slim's variable scope of a family: `MobilenetV1` or `MobilenetV2`."""
-    return {"mobilenet_v1": "MobilenetV1", "mobilenet_v2": "MobilenetV2"}[family]
+    return _FAMILIES[family].scope
 
 
 def dropout_rate(family: str) -> float:
     """Share of features that Slim drops before the logits in training (1 - keep probability)."""
-    return {"mobilenet_v1": 0.001, "mobilenet_v2": 0.2}[family]
+    return _FAMILIES[family].dropout_rate
+
+
+def quantizable(family: str) -> bool:
+    """Whether there are networks of a family with simulated quantization."""
+    return _FAMILIES[family].quantizable
+
+
+def averages(family: str) -> bool:
+    """Whether the published modules hold the moving averages of a family's checkpoints."""
+    return _FAMILIES[family].averages
 
 
 def num_features(variant: Variant) -> int:
@@ -127,34 +244,31 @@ def num_features(variant: Variant) -> int:
 
 def rows(variant: Variant) -> tuple[Row, ...]:
     """The variant's blocks from the image to the last feature map."""
-    multiplier = variant.depth_multiplier
-    if variant.family == "mobilenet_v1":
-        return (
-            ConvolutionRow("Conv2d_0", _v1_width(32, multiplier), 3, 2, "Conv2d_0"),
-            *(
-                SeparableRow(f"Conv2d_{i}", _v1_width(filters, multiplier), strides)
-                for i, (filters, strides) in enumerate(_V1, start=1)
-            ),
-        )
-    table: list[Row] = [
-        ConvolutionRow("Conv", _v2_width(32 * multiplier), 3, 2, "layer_1"),
-    ]
+    return tuple(_FAMILIES[variant.family].rows(variant.depth_multiplier))
+
+
+def _v1_rows(multiplier: float) -> Iterator[Row]:
+    yield ConvolutionRow("Conv2d_0", _v1_width(32, multiplier), 3, 2, "Conv2d_0")
+    for i, (filters, strides) in enumerate(_V1, start=1):
+        yield SeparableRow(f"Conv2d_{i}", _v1_width(filters, multiplier), strides)
+
+
+def _v2_rows(multiplier: float) -> Iterator[Row]:
+    yield ConvolutionRow("Conv", _v2_width(32 * multiplier), 3, 2, "layer_1")
+    block = 0
     for expansion, filters, repeats, first_strides in _V2:
         for repeat in range(repeats):
-            block = len(table) - 1
-            table.append(
-                InvertedResidualRow(
-                    name=f"expanded_conv_{block}" if block else "expanded_conv",
-                    expansion=expansion,
-                    filters=_v2_width(filters * multiplier),
-                    strides=1 if repeat else first_strides,
-                    endpoint=f"layer_{len(table) + 1}",
-                )
+            yield InvertedResidualRow(
+                name=f"expanded_conv_{block}" if block else "expanded_conv",
+                expansion=expansion,
+                filters=_v2_width(filters * multiplier),
+                strides=1 if repeat else first_strides,
+                endpoint=f"layer_{block + 2}",
             )
+            block += 1
     # Slim's finegrain_classification_mode: thin networks keep a wide last layer.
     last = _v2_width(1280 * max(multiplier, 1.0))
-    table.append(ConvolutionRow("Conv_1", last, 1, 1, f"layer_{len(table) + 1}"))
-    return tuple(table)
+    yield ConvolutionRow("Conv_1", last, 1, 1, f"layer_{block + 2}")
 
 
 def _v1_width(filters: int, multiplier: float) -> int:
@@ -166,6 +280,12 @@ def _v2_width(exact: float) -> int:
     """Slim's mobilenet `_make_divisible`: the nearest multiple of 8 that loses at most 10 %."""
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+_FAMILIES = {
+    "mobilenet_v1": _Family("MobilenetV1", 0.001, quantizable=True, averages=False, rows=_v1_rows),
+    "mobilenet_v2": _Family("MobilenetV2", 0.2, quantizable=False, averages=True, rows=_v2_rows),
+}
 
 
 @dataclass(frozen=True)
@@ -227,17 +347,9 @@ def _lines(variant: Variant, num_classes: int | None) -> Iterator[Line]:
         )
 
     for row in rows(variant):
-        if isinstance(row, ConvolutionRow):
-            yield line(row.name, "convolution", row.kernel_size, row.strides, row.filters)
-        elif isinstance(row, SeparableRow):
-            yield line(f"{row.name}_depthwise", "depthwise", 3, row.strides, channels)
-            yield line(f"{row.name}_pointwise", "convolution", 1, 1, row.filters)
-        else:
-            if row.expansion != 1:
-                filters = channels * row.expansion
-                yield line(f"{row.name}/expand", "convolution", 1, 1, filters)
-            yield line(f"{row.name}/depthwise", "depthwise", 3, row.strides, channels)
-            yield line(f"{row.name}/project", "convolution", 1, 1, row.filters)
+        for each in row.convolutions(channels):
+            kind = "depthwise" if each.filters is None else "convolution"
+            yield line(each.scope, kind, each.kernel_size, each.strides, each.filters or channels)
     if num_classes is not None:
         size = 1
         yield line("Logits/Conv2d_1c_1x1", "logits", 1, 1, num_classes)

@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mobilenets.layers import MOMENTUM, ConvBatchNorm
+from mobilenets.architecture import ConvolutionRow, InvertedResidualRow, Row, SeparableRow
+from mobilenets.layers import ConvBatchNorm
+from mobilenets.parts import Part, Split, checked, endpoint, input_channels
 from mobilenets.quantization import QuantizedConvBatchNorm
 
-__all__ = ["DepthwiseSeparable", "InvertedResidual"]
+__all__ = ["DepthwiseSeparable", "InvertedResidual", "block"]
 
 
-class _Block(keras.layers.Layer):
-    """Convolutions in a row. A subclass lists them and names their outputs."""
+def block(row: Row, scope: str, quantized: bool, dtype: Any) -> keras.layers.Layer:
+    """The layer of a row.
+
+    Args:
+      row: What to build.
+      scope: Slim scope of the network.
+      quantized: Whether the convolutions simulate 8-bit quantization.
+      dtype: A dtype or policy.
+    """
+    common = {"name": row.name, "scope": f"{scope}/{row.name}", "dtype": dtype}
+    match row:
+        case ConvolutionRow():
+            convolution = _convolution_type(quantized)
+            return convolution(row.filters, row.kernel_size, row.strides, **common)
+        case SeparableRow():
+            return DepthwiseSeparable(row.filters, row.strides, quantized=quantized, **common)
+        case InvertedResidualRow():
+            return InvertedResidual(row.filters, row.strides, row.expansion, **common)
+    raise TypeError(f"no layer for {row!r}")
+
+
+def _convolution_type(quantized: bool) -> type[ConvBatchNorm]:
+    return QuantizedConvBatchNorm if quantized else ConvBatchNorm
+
+
+class _Block(Part, keras.layers.Layer):
+    """Convolutions in a row, and the input added to their output where the row says so."""
 
     def __init__(self, filters: int, strides: int = 1, scope: str | None = None, **kwargs) -> None:
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.filters = filters
         self.strides = strides
         self.scope = scope
+        self.quantized = False
         self.convolutions: list[ConvBatchNorm] = []
 
-    @abstractmethod
-    def _plan(self, channels: int) -> list[ConvBatchNorm]:
-        """The convolutions for so many input channels."""
-
-    @abstractmethod
-    def _endpoint(self, convolution: ConvBatchNorm) -> str:
-        """What the output of a convolution is called among the endpoints."""
-
-    def _join(self, inputs: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        return outputs
+    @property
+    def _row(self) -> Row:
+        raise NotImplementedError
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        channels = input_shape[-1]
-        if channels is None:
-            raise ValueError(f"{self.name}: the number of input channels must be known")
-        self.convolutions = self._plan(channels)
+        channels = input_channels(input_shape, self.name)
+        planned = self._row.convolutions(channels)
+        self._endpoints = [each.endpoint for each in planned]
+        self._adds_input = self._row.adds_input(channels)
+        self._channels = channels
+        self.convolutions = [
+            _convolution_type(self.quantized)(
+                each.filters,
+                each.kernel_size,
+                each.strides,
+                each.activation,
+                name=each.name,
+                scope=self.scope and self.scope + each.scope.removeprefix(self.name),
+                dtype=self.dtype_policy,
+            )
+            for each in planned
+        ]
         if not self.trainable:
             for convolution in self.convolutions:
                 convolution.trainable = False
@@ -47,39 +81,40 @@ class _Block(keras.layers.Layer):
         for convolution in self.convolutions:
             convolution.build(shape)
             shape = convolution.compute_output_shape(shape)
+        self.restore_settings()
 
     def call(
         self,
         inputs: tf.Tensor,
         training: bool = False,
-        batch_norm_momentum: float | tf.Tensor = MOMENTUM,
-        return_endpoints: bool = False,
-        activation_range_momentum: float | tf.Tensor | None = None,
+        momentum: float | tf.Tensor | None = None,
+        return_endpoints: bool | Split = False,
     ) -> tf.Tensor | dict[str, tf.Tensor]:
         """Runs the block.
 
         Args:
           inputs: `[batch, height, width, channels]`.
-          training: Whether batch norms use the batch's statistics and move the moving ones.
-          batch_norm_momentum: In [0, 1]: the share of the moving statistics that stays.
-          return_endpoints: Whether to return every named activation.
-          activation_range_momentum: In [0, 1]: the share of the activations' ranges that stays,
-            where convolutions are quantized; None takes 0.999.
+          training: Whether batch norms use the batch's statistics and move the moving ones; of
+            quantized convolutions, whether the ranges move.
+          momentum: In [0, 1]: the share of the moving statistics that stays (of quantized
+            convolutions, of the activations' ranges); None takes 0.99 (0.999).
+          return_endpoints: Whether to return every named activation; or what divides one, see
+            `parts.Split`.
 
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), filters]`, or with
           `return_endpoints` a dict of activations by name, in order; the last is the output.
         """
-        arguments = {"training": training, "batch_norm_momentum": batch_norm_momentum}
-        if activation_range_momentum is not None:
-            arguments["activation_range_momentum"] = activation_range_momentum
-        endpoints = {}
+        arguments = {"training": training} | ({} if momentum is None else {"momentum": momentum})
+        inputs = checked(inputs, self._channels, self.name)
         inputs = outputs = tf.cast(inputs, self.compute_dtype)
-        for convolution in self.convolutions:
+        endpoints = {}
+        for name, convolution in zip(self._endpoints, self.convolutions, strict=True):
             outputs = convolution(outputs, **arguments)
-            if convolution is self.convolutions[-1]:
-                outputs = self._join(inputs, outputs)
-            endpoints[self._endpoint(convolution)] = outputs
+            if self._adds_input and convolution is self.convolutions[-1]:
+                outputs = inputs + outputs
+            if return_endpoints:
+                endpoints[name], outputs = endpoint(outputs, return_endpoints)
         return endpoints if return_endpoints else outputs
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -126,28 +161,9 @@ class DepthwiseSeparable(_Block):
         super().__init__(filters, strides, scope, **kwargs)
         self.quantized = quantized
 
-    def _plan(self, channels: int) -> list[ConvBatchNorm]:
-        convolution = QuantizedConvBatchNorm if self.quantized else ConvBatchNorm
-        scope = self.scope and f"{self.scope}_"
-        return [
-            convolution(
-                None,
-                3,
-                self.strides,
-                name="depthwise",
-                scope=scope and f"{scope}depthwise",
-                dtype=self.dtype_policy,
-            ),
-            convolution(
-                self.filters,
-                name="pointwise",
-                scope=scope and f"{scope}pointwise",
-                dtype=self.dtype_policy,
-            ),
-        ]
-
-    def _endpoint(self, convolution: ConvBatchNorm) -> str:
-        return f"{self.name}_{convolution.name}"
+    @property
+    def _row(self) -> Row:
+        return SeparableRow(self.name, self.filters, self.strides)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "quantized": self.quantized}
@@ -181,26 +197,9 @@ class InvertedResidual(_Block):
         super().__init__(filters, strides, scope, **kwargs)
         self.expansion = expansion
 
-    def _plan(self, channels: int) -> list[ConvBatchNorm]:
-        def convolution(name: str, filters: int | None, **kwargs) -> ConvBatchNorm:
-            scope = self.scope and f"{self.scope}/{name}"
-            return ConvBatchNorm(filters, name=name, scope=scope, dtype=self.dtype_policy, **kwargs)
-
-        expanded = channels * self.expansion
-        return [
-            *([convolution("expand", expanded)] if self.expansion != 1 else []),
-            convolution("depthwise", None, kernel_size=3, strides=self.strides),
-            convolution("project", self.filters, activation=False),
-        ]
-
-    def _endpoint(self, convolution: ConvBatchNorm) -> str:
-        return {"expand": "expansion_output", "depthwise": "depthwise_output", "project": "output"}[
-            convolution.name
-        ]
-
-    def _join(self, inputs: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        fits = self.strides == 1 and inputs.shape[-1] == self.filters
-        return inputs + outputs if fits else outputs
+    @property
+    def _row(self) -> Row:
+        return InvertedResidualRow(self.name, self.expansion, self.filters, self.strides)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "expansion": self.expansion}

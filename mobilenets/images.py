@@ -90,9 +90,8 @@ def evaluation_crop(image: tf.Tensor, size: int, central_fraction: float = 0.875
     image = tf.image.convert_image_dtype(image, tf.float32)
     image = tf.image.central_crop(image, central_fraction)
     batch = image if image.shape.rank == 4 else image[tf.newaxis]
-    resized = tf.compat.v1.image.resize_bilinear(
-        batch, (size, size), align_corners=False, half_pixel_centers=False
-    )
+    # tf.compat.v1.image.resize_bilinear without its deprecation warning.
+    resized = tf.raw_ops.ResizeBilinear(images=batch, size=(size, size))
     return resized if image.shape.rank == 4 else resized[0]
 
 

@@ -1,7 +1,7 @@
 """A convolution and its batch norm as one layer.
 
 In inference one operation does it all, inside the graph and from the live variables, so that the
-weights stay trainable. Which one, depends on what is cheaper: see `ConvBatchNorm._infer`.
+weights stay trainable. Which one depends on the cost: see `ConvBatchNorm._infer`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from mobilenets.parts import (
+    Part,
+    Split,
+    checked,
+    default_regularizer,
+    endpoint,
+    input_channels,
+)
+
 __all__ = ["BatchNorm", "ConvBatchNorm"]
 
-# Slim's mobilenet_v1_arg_scope and mobilenet_v2.training_scope: weight decay 4e-5 on
-# tf.nn.l2_loss, which is half the sum of squares.
-L2 = 4e-5 / 2
 WEIGHTS_STDDEV = 0.09
 EPSILON = 1e-3
 MOMENTUM = 0.99
@@ -27,17 +33,18 @@ _SMALL = 4_000_000
 _FOLDED = 32_768
 
 
+def moved(kept: tf.Tensor, batch: tf.Tensor, momentum: float | tf.Tensor) -> tf.Tensor:
+    """A moving average after a step: exactly `kept` at momentum 1, exactly `batch` at 0."""
+    return momentum * kept + (1 - momentum) * batch
+
+
 @keras.saving.register_keras_serializable("mobilenets")
-class BatchNorm(keras.layers.Layer):
+class BatchNorm(Part, keras.layers.Layer):
     """Batch norm's variables, under Slim's names, and the two ways to apply them.
 
     Unlike `keras.layers.BatchNormalization`, the moving variance follows the Bessel-corrected
     batch variance, as `tf.compat.v1.nn.fused_batch_norm` returns it and Slim records it.
     """
-
-    def __init__(self, **kwargs) -> None:
-        # In a reduced precision, Keras would cast the momentum, too.
-        super().__init__(autocast=False, **kwargs)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         channels = (input_shape[-1],)
@@ -45,6 +52,7 @@ class BatchNorm(keras.layers.Layer):
         self.beta = self._vector("beta", channels, "zeros", trainable=True)
         self.moving_mean = self._vector("moving_mean", channels, "zeros", trainable=False)
         self.moving_variance = self._vector("moving_variance", channels, "ones", trainable=False)
+        self.restore_settings()
 
     def _vector(
         self, name: str, shape: tuple[int | None], initializer: str, trainable: bool
@@ -73,7 +81,7 @@ class BatchNorm(keras.layers.Layer):
             is_training=True,
         )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(batch + momentum * (moving.value - batch))
+            moving.assign(moved(moving.value, batch, momentum))
         return outputs
 
     def normalize(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -100,7 +108,7 @@ class BatchNorm(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("mobilenets")
-class ConvBatchNorm(keras.layers.Layer):
+class ConvBatchNorm(Part, keras.layers.Layer):
     """A convolution without bias, batch norm and, if asked for, ReLU6; `SAME` padding.
 
     Input `[batch, height, width, channels]`, output
@@ -114,6 +122,10 @@ class ConvBatchNorm(keras.layers.Layer):
       activation: Whether ReLU6 follows.
       scope: Name scope of the TensorFlow variables, e.g. `"MobilenetV1/Conv2d_0"`; None takes
         the Keras path.
+
+    Attributes:
+      as_product: Whether inference computes a 1x1 convolution as a matrix product, which gives the
+        same values. Building the layer decides, by the cost at the size it is built for.
     """
 
     def __init__(
@@ -125,12 +137,13 @@ class ConvBatchNorm(keras.layers.Layer):
         scope: str | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.activation = activation
         self.scope = scope
+        self.as_product = False
         self.batch_norm = BatchNorm(name="BatchNorm", dtype=self.dtype_policy)
 
     @property
@@ -147,24 +160,31 @@ class ConvBatchNorm(keras.layers.Layer):
         return {scope + variable.path.removeprefix(self.path): variable for variable in variables}
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        channels = input_shape[-1]
+        channels = input_channels(input_shape, self.name)
+        height, width = input_shape[1:3]
+        name = "depthwise_weights" if self.depthwise else "weights"
         # A trailing slash makes the scope absolute, whatever encloses the layer.
         with tf.name_scope(f"{self.scope or self.path}/"):
             self.kernel = self.add_weight(
-                name="depthwise_weights" if self.depthwise else "weights",
+                name=name,
                 shape=(self.kernel_size, self.kernel_size, channels, self.filters or 1),
                 initializer=keras.initializers.TruncatedNormal(stddev=WEIGHTS_STDDEV),
-                regularizer=None if self.depthwise else keras.regularizers.L2(L2),
+                regularizer=default_regularizer(name),
                 autocast=False,
+                aggregation="none",
             )
             self.batch_norm.build((self.filters or channels,))
+        if self._pointwise and height and width:
+            self.as_product = height * width * math.prod(self.kernel.shape) <= _SMALL
+        self.restore_settings()
 
     def call(
         self,
         inputs: tf.Tensor,
         training: bool = False,
-        batch_norm_momentum: float | tf.Tensor = MOMENTUM,
-    ) -> tf.Tensor:
+        momentum: float | tf.Tensor = MOMENTUM,
+        return_endpoints: bool | Split = False,
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
         """Convolves, normalizes, activates.
 
         Args:
@@ -172,18 +192,25 @@ class ConvBatchNorm(keras.layers.Layer):
           training: Whether to normalize with the batch's statistics and move the moving ones.
             A frozen layer (`trainable=False`) never does, nor one with a frozen `batch_norm`, as
             in Keras.
-          batch_norm_momentum: In [0, 1]; see `BatchNorm`.
+          momentum: In [0, 1]: the share of the moving statistics that stays.
+          return_endpoints: Whether to return a dict with the output under the layer's name; or
+            what divides an activation, see `parts.Split`.
         """
-        inputs = tf.cast(inputs, self.compute_dtype)
-        if training and self.trainable and self.batch_norm.trainable:
-            if self._pointwise:
-                # For its gradients, matrix products are up to 1.2 times as fast as convolutions.
-                outputs = _unflatten(self._multiply(inputs, self.kernel.value), inputs)
-            else:
-                outputs = self._convolve(inputs, self.kernel.value)
-            outputs = self.batch_norm(outputs, momentum=batch_norm_momentum)
-            return self._activate(outputs)
-        return self._infer(inputs)
+        inputs = checked(inputs, self.kernel.shape[2], self.name)
+        outputs = self._outputs(tf.cast(inputs, self.compute_dtype), training, momentum)
+        if return_endpoints:
+            return {self.name: endpoint(outputs, return_endpoints)[0]}
+        return outputs
+
+    def _outputs(self, inputs: tf.Tensor, training: bool, momentum: float | tf.Tensor) -> tf.Tensor:
+        if not (training and self.trainable and self.batch_norm.trainable):
+            return self._infer(inputs)
+        if self._pointwise:
+            # For its gradients, matrix products are up to 1.2 times as fast as convolutions.
+            outputs = _unflatten(self._multiply(inputs, self.kernel.value), inputs)
+        else:
+            outputs = self._convolve(inputs, self.kernel.value)
+        return self._activate(self.batch_norm(outputs, momentum=momentum))
 
     def _activate(self, outputs: tf.Tensor) -> tf.Tensor:
         return tf.nn.relu6(outputs) if self.activation else outputs
@@ -195,7 +222,7 @@ class ConvBatchNorm(keras.layers.Layer):
         the kernel at each call, at batch 1 more than it saves if the kernel is large. In a reduced
         precision it is what loses least: normalizing would round before it subtracts the mean.
         """
-        product = self._pointwise and _multiply_adds(inputs, self.kernel) <= _SMALL
+        product = self._pointwise and self.as_product
         small = self.depthwise or math.prod(self.kernel.shape) <= _FOLDED
         if small or product or inputs.dtype != tf.float32:
             kernel, offset = self._folded()
@@ -244,14 +271,6 @@ class ConvBatchNorm(keras.layers.Layer):
             "activation": self.activation,
             "scope": self.scope,
         }
-
-
-def _multiply_adds(inputs: tf.Tensor, kernel: keras.Variable) -> float:
-    """Of a 1x1 convolution of one image; infinitely many at an unknown size."""
-    height, width = inputs.shape[1:3]
-    if height is None or width is None:
-        return math.inf
-    return height * width * math.prod(kernel.shape)
 
 
 def _unflatten(rows: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

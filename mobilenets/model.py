@@ -9,16 +9,16 @@ import keras
 import tensorflow as tf
 
 from mobilenets import architecture
-from mobilenets.architecture import ConvolutionRow, SeparableRow
-from mobilenets.blocks import DepthwiseSeparable, InvertedResidual
-from mobilenets.layers import L2, MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
+from mobilenets.blocks import block
+from mobilenets.layers import MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
+from mobilenets.parts import Part, checked, default_regularizer
 from mobilenets.quantization import (
     RANGE_MOMENTUM,
-    FakeQuantization,
-    QuantizedConvBatchNorm,
     quantize_activations,
     quantize_images,
     quantize_weights,
+    quantizers,
+    range_variables,
 )
 from mobilenets.variants import Variant
 
@@ -26,7 +26,7 @@ __all__ = ["MobileNet"]
 
 
 @keras.saving.register_keras_serializable("mobilenets")
-class _Logits(keras.layers.Layer):
+class _Logits(Part, keras.layers.Layer):
     """Slim's `Logits/Conv2d_1c_1x1` on pooled features: `[batch, features]` to logits."""
 
     def __init__(self, num_classes: int, scope: str, **kwargs) -> None:
@@ -40,21 +40,28 @@ class _Logits(keras.layers.Layer):
                 name="weights",
                 shape=(1, 1, input_shape[-1], self.num_classes),
                 initializer=keras.initializers.TruncatedNormal(stddev=WEIGHTS_STDDEV),
-                regularizer=keras.regularizers.L2(L2),
+                regularizer=default_regularizer("weights"),
+                aggregation="none",
             )
             self.biases = self.add_weight(
-                name="biases", shape=(self.num_classes,), initializer="zeros"
+                name="biases", shape=(self.num_classes,), initializer="zeros", aggregation="none"
             )
 
     @property
     def slim_variables(self) -> dict[str, keras.Variable]:
         return {f"{self.scope}/weights": self.kernel, f"{self.scope}/biases": self.biases}
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return self._logits(inputs, tf.convert_to_tensor(self.kernel))
+    def call(
+        self, inputs: tf.Tensor, training: bool = False, momentum: float | tf.Tensor = MOMENTUM
+    ) -> tf.Tensor:
+        return self._logits(inputs, self.kernel.value)
 
     def _logits(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return tf.nn.bias_add(tf.matmul(inputs, kernel[0, 0]), tf.convert_to_tensor(self.biases))
+        kernel, biases = (tf.cast(each, inputs.dtype) for each in (kernel, self.biases.value))
+        return tf.nn.bias_add(tf.matmul(inputs, kernel[0, 0]), biases)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.num_classes)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "num_classes": self.num_classes, "scope": self.scope}
@@ -66,8 +73,7 @@ class _QuantizedLogits(_Logits):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.weights_quant = FakeQuantization(narrow_range=True, name="weights_quant")
-        self.act_quant = FakeQuantization(name="act_quant")
+        self.weights_quant, self.act_quant = quantizers()
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         super().build(input_shape)
@@ -77,26 +83,23 @@ class _QuantizedLogits(_Logits):
 
     @property
     def slim_variables(self) -> dict[str, keras.Variable]:
-        return super().slim_variables | {
-            f"{self.scope}/{quantization.name}/{variable.name}": variable
-            for quantization in (self.weights_quant, self.act_quant)
-            for variable in (quantization.min, quantization.max)
-        }
+        ranges = range_variables(self.scope, (self.weights_quant, self.act_quant))
+        return super().slim_variables | ranges
 
     def call(
         self,
         inputs: tf.Tensor,
         training: bool = False,
-        activation_range_momentum: float | tf.Tensor = RANGE_MOMENTUM,
+        momentum: float | tf.Tensor = RANGE_MOMENTUM,
     ) -> tf.Tensor:
         adapt = training and self.trainable
         kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt)
         outputs = self._logits(inputs, kernel)
-        return quantize_activations(self.act_quant, outputs, adapt, activation_range_momentum)
+        return quantize_activations(self.act_quant, outputs, adapt, momentum)
 
 
 @keras.saving.register_keras_serializable("mobilenets")
-class MobileNet(keras.Model):
+class MobileNet(Part, keras.Model):
     """MobileNet V1 or V2, of any depth multiplier and image size.
 
     Without classes it maps images to feature vectors, with classes to logits. Input: RGB images
@@ -139,8 +142,10 @@ class MobileNet(keras.Model):
         variant = Variant(**variant) if isinstance(variant, dict) else Variant.parse(variant)
         scope = architecture.scope(variant.family)
         kwargs.setdefault("name", scope)
-        super().__init__(autocast=False, **kwargs)
-        if variant.quantized and variant.family != "mobilenet_v1":
+        if variant.quantized and kwargs.get("dtype") is None:
+            kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        if variant.quantized and not architecture.quantizable(variant.family):
             raise ValueError(f"{variant}: only MobileNet V1 has quantized variants")
         if self.dtype_policy.variable_dtype != "float32":
             reduced = self.dtype_policy.name
@@ -169,7 +174,8 @@ class MobileNet(keras.Model):
             architecture.dropout_rate(variant.family) if dropout_rate is None else dropout_rate
         )
         self.blocks: list[keras.layers.Layer] = [
-            self._block(row, scope) for row in architecture.rows(variant)
+            block(row, scope, variant.quantized, self.dtype_policy)
+            for row in architecture.rows(variant)
         ]
         self.logits = None
         if self.num_classes is not None:
@@ -179,10 +185,11 @@ class MobileNet(keras.Model):
                 name="Logits",
                 dtype=self.dtype_policy,
             )
-        self.build((None, None, None, 3))
-        if not self.trainable:
-            for layer in self.layers:
-                layer.trainable = False
+        # Any size can be called; this one decides which operations are the quickest.
+        self.build((None, variant.image_size, variant.image_size, 3))
+        # Again, now that there are layers to pass it on to.
+        self.trainable = kwargs.get("trainable", True)
+        self.restore_settings()
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
@@ -191,28 +198,13 @@ class MobileNet(keras.Model):
             for layer in self._flatten_layers(include_self=False):
                 layer.trainable = value
 
-    def _block(self, row: architecture.Row, scope: str) -> keras.layers.Layer:
-        common = {
-            "name": row.name,
-            "scope": f"{scope}/{row.name}",
-            "strides": row.strides,
-            "dtype": self.dtype_policy,
-        }
-        quantized = self.variant.quantized
-        if isinstance(row, ConvolutionRow):
-            convolution = QuantizedConvBatchNorm if quantized else ConvBatchNorm
-            return convolution(row.filters, row.kernel_size, **common)
-        if isinstance(row, SeparableRow):
-            return DepthwiseSeparable(row.filters, quantized=quantized, **common)
-        return InvertedResidual(row.filters, expansion=row.expansion, **common)
-
     def build(self, input_shape: Sequence[int | None]) -> None:
         if self.built:
             return
         shape = tuple(input_shape)
-        for block in self.blocks:
-            block.build(shape)
-            shape = block.compute_output_shape(shape)
+        for layer in self.blocks:
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
         if self.logits is not None:
             self.logits.build((None, self.num_features))
 
@@ -251,7 +243,7 @@ class MobileNet(keras.Model):
             dropout is on. A frozen model (`trainable=False`) or block keeps its statistics, and so
             do the frozen ones of `model.convolutions`' `batch_norm`: `keras.Model.fit` asks for
             training, whatever a functional model was built with. In a quantized variant the ranges
-            move, and the batch norms' statistics stay.
+            move, and the batch norms' statistics stay. An empty batch moves nothing.
           return_endpoints: Whether to return every named activation.
           batch_norm_momentum: In [0, 1]; None takes the model's.
           activation_range_momentum: In [0, 1], for quantized variants; None takes the model's.
@@ -266,51 +258,54 @@ class MobileNet(keras.Model):
 
         Raises:
           TypeError: The images are of integers.
+          ValueError: The images are not `[batch, height, width, 3]`.
         """
-        momentum = self.batch_norm_momentum if batch_norm_momentum is None else batch_norm_momentum
-        endpoints: dict[str, tf.Tensor] = {}
-        inputs = tf.convert_to_tensor(inputs)
+        inputs = checked(tf.convert_to_tensor(inputs), 3, self.name)
         if not inputs.dtype.is_floating:
             raise TypeError(
                 f"images must be floats in [0, 1]; got {inputs.dtype.name}: divide by 255"
             )
-        outputs = 2 * inputs - 1
-        arguments = {"training": bool(training), "batch_norm_momentum": momentum}
-        quantization: dict = {}
+        given = activation_range_momentum if self.variant.quantized else batch_norm_momentum
+        batch = _Batch(tf.cast(inputs, tf.float32))
+        momentum = batch.momentum(self._momentum if given is None else given)
+        arguments = {"training": bool(training), "momentum": momentum}
+        outputs = 2 * batch.images - 1
         if self.variant.quantized:
             outputs = quantize_images(outputs)
-            quantization["activation_range_momentum"] = (
-                self.activation_range_momentum
-                if activation_range_momentum is None
-                else activation_range_momentum
-            )
-            arguments |= quantization
-            quantization["training"] = bool(training)
-        for block, row in zip(self.blocks, architecture.rows(self.variant), strict=True):
-            if isinstance(row, ConvolutionRow):
-                outputs = block(outputs, **arguments)
-                endpoints[row.endpoint] = outputs
-                continue
-            named = block(outputs, return_endpoints=True, **arguments)
-            *_, outputs = named.values()
-            if isinstance(row, SeparableRow):
-                endpoints |= named
+        endpoints: dict[str, tf.Tensor] = {}
+        for layer, row in zip(self.blocks, architecture.rows(self.variant), strict=True):
+            if return_endpoints:
+                activations = layer(outputs, return_endpoints=batch.split, **arguments)
+                endpoints |= row.endpoints(activations)
+                outputs = batch.occupied(list(activations.values())[-1])
             else:
-                endpoints[row.endpoint] = outputs
-                endpoints |= {f"{row.endpoint}/{name}": value for name, value in named.items()}
-        pooled = tf.reduce_mean(outputs, [1, 2], keepdims=True)
-        endpoints["global_pool"] = pooled
-        outputs = tf.squeeze(pooled, [1, 2])
+                outputs = layer(outputs, **arguments)
+        outputs = batch.restored(tf.reduce_mean(outputs, [1, 2]))
+        endpoints["global_pool"] = outputs[:, tf.newaxis, tf.newaxis]
         if self.logits is not None:
             if training and self.dropout_rate:
                 outputs = tf.nn.dropout(outputs, self.dropout_rate)
-            outputs = self.logits(outputs, **quantization)
+            outputs = self.logits(outputs, **arguments)
             endpoints["Logits"] = outputs
             endpoints["Predictions"] = tf.nn.softmax(outputs)
         if not return_endpoints:
             return outputs
         scope = architecture.scope(self.variant.family)
         return {"default": outputs} | {f"{scope}/{k}": v for k, v in endpoints.items()}
+
+    @property
+    def _momentum(self) -> float:
+        """Of what moves in training: quantized variants keep their batch norms' statistics."""
+        if self.variant.quantized:
+            return self.activation_range_momentum
+        return self.batch_norm_momentum
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.num_classes or self.num_features)
+
+    def compute_output_spec(self, *args, **kwargs) -> keras.KerasTensor | dict:
+        # Traced: the shape alone does not tell one output from a dict of endpoints.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def with_classes(
         self, num_classes: int | None = None, class_names: Sequence[str] | None = None
@@ -325,11 +320,17 @@ class MobileNet(keras.Model):
             unless `class_names` says how many.
           class_names: One name for each logit; None for unnamed classes.
         """
-        classes = {"num_classes": num_classes, "class_names": class_names, "trainable": True}
-        copy = type(self).from_config({**self.get_config(), **classes})
+        frozen = {
+            path: values
+            for path, values in self.settings(trainable=True).items()
+            if path.partition("/")[0] != "Logits"
+        }
+        classes = {"num_classes": num_classes, "class_names": class_names}
+        copy = type(self).from_config(
+            {**self.get_config(), **classes, "trainable": True, "inside": frozen}
+        )
         for ours, theirs in zip(self.blocks, copy.blocks, strict=True):
             theirs.set_weights(ours.get_weights())
-            theirs.trainable = ours.trainable
         return copy
 
     def get_config(self) -> dict:
@@ -342,3 +343,48 @@ class MobileNet(keras.Model):
             "dropout_rate": self.dropout_rate,
             "activation_range_momentum": self.activation_range_momentum,
         }
+
+
+class _Batch:
+    """Images of which there is at least one, and how to undo that.
+
+    A replica or a last batch may be empty. TensorFlow's convolutions give such a batch a wrong
+    shape, and its statistics are NaN. So the network sees one black image, of which nothing moves
+    and nothing is returned.
+    """
+
+    def __init__(self, images: tf.Tensor) -> None:
+        self._count = None if images.shape[0] else tf.shape(images)[0]
+        self.images = self.occupied(images)
+
+    def occupied(self, activation: tf.Tensor) -> tf.Tensor:
+        """`[batch, height, width, channels]` with a row of zeros if there are no images."""
+        if self._count is None:
+            return activation
+        rows = tf.cast(tf.equal(self._count, 0), tf.int32)
+        # Padding by nothing hands the tensor on, and TensorFlow's graph optimizer knows it.
+        padded = tf.pad(activation, rows * tf.constant([[0, 1], [0, 0], [0, 0], [0, 0]]))
+        padded.set_shape([None, *activation.shape[1:]])
+        return padded
+
+    def restored(self, activation: tf.Tensor) -> tf.Tensor:
+        """What an activation is for the images that there really are."""
+        return activation if self._count is None else activation[: self._count]
+
+    def split(self, activation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What is returned of an activation, and what goes on through the network.
+
+        The latter is made of the former, which therefore has gradients.
+        """
+        restored = self.restored(activation)
+        return restored, self.occupied(restored)
+
+    def momentum(self, momentum: float | tf.Tensor) -> float | tf.Tensor:
+        """The share of the moving averages that stays; all of it if the batch is empty."""
+        if self._count is None:
+            return momentum
+        return tf.where(tf.equal(self._count, 0), 1.0, momentum)
+
+
+# The legacy .h5 format names a model by its class alone.
+keras.saving.get_custom_objects()[MobileNet.__name__] = MobileNet

@@ -8,13 +8,15 @@ activations in theirs (256 values).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilenets.layers import MOMENTUM, ConvBatchNorm
+from mobilenets.layers import ConvBatchNorm, moved
+from mobilenets.parts import Part, Split
 
 __all__ = ["FakeQuantization", "QuantizedConvBatchNorm", "quantize_images", "range_problems"]
 
@@ -61,7 +63,7 @@ def range_problems(values: Mapping[str, np.ndarray]) -> list[str]:
 
 
 @keras.saving.register_keras_serializable("mobilenets")
-class FakeQuantization(keras.layers.Layer):
+class FakeQuantization(Part, keras.layers.Layer):
     """Rounds float32 to 8 bits with a range that is kept in the variables `min` and `max`.
 
     The range is moved a little so that 0 is one of the values (gemmlowp's nudging). Gradients
@@ -80,6 +82,7 @@ class FakeQuantization(keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         self.min = self._bound("min", self.minimum)
         self.max = self._bound("max", _INITIAL)
+        self.restore_settings()
 
     def _bound(self, name: str, value: float) -> keras.Variable:
         return self.add_weight(
@@ -112,7 +115,7 @@ class FakeQuantization(keras.layers.Layer):
         low = tf.minimum(tf.reduce_min(inputs), 0.0)
         high = tf.maximum(tf.reduce_max(inputs), 0.0)
         for bound, batch in ((self.min, low), (self.max, high)):
-            bound.assign(batch + momentum * (bound.value - batch))
+            bound.assign(moved(bound.value, batch, momentum))
 
     def get_config(self) -> dict:
         return {
@@ -147,6 +150,29 @@ def quantize_activations(
     return quantization.rounded(activations)
 
 
+def quantizers(minimum: float = -_INITIAL) -> tuple[FakeQuantization, FakeQuantization]:
+    """For a layer's weights and for its activations, under contrib.quantize's names.
+
+    Args:
+      minimum: Lower end of the activations' range to start from, at most 0.
+    """
+    return (
+        FakeQuantization(narrow_range=True, name="weights_quant", dtype="float32"),
+        FakeQuantization(minimum, name="act_quant", dtype="float32"),
+    )
+
+
+def range_variables(
+    scope: str, quantizations: Iterable[FakeQuantization]
+) -> dict[str, keras.Variable]:
+    """The ranges' variables by Slim name."""
+    return {
+        f"{scope}/{quantization.name}/{variable.name}": variable
+        for quantization in quantizations
+        for variable in (quantization.min, quantization.max)
+    }
+
+
 @keras.saving.register_keras_serializable("mobilenets")
 class QuantizedConvBatchNorm(ConvBatchNorm):
     """`ConvBatchNorm` with simulated 8-bit weights and activations; float32 alone.
@@ -157,10 +183,9 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
     moving average over the batches.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.weights_quant = FakeQuantization(narrow_range=True, name="weights_quant")
-        self.act_quant = FakeQuantization(0.0 if self.activation else -_INITIAL, name="act_quant")
+    def __init__(self, *args, dtype: Any = None, **kwargs) -> None:
+        super().__init__(*args, dtype=dtype or "float32", **kwargs)
+        self.weights_quant, self.act_quant = quantizers(0.0 if self.activation else -_INITIAL)
 
     @property
     def _range_scope(self) -> str:
@@ -171,37 +196,35 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
     @property
     def slim_variables(self) -> dict[str, keras.Variable]:
         """The variables by name; the ranges come after the batch norm's."""
-        return super().slim_variables | {
-            f"{self._range_scope}/{quantization.name}/{variable.name}": variable
-            for quantization in (self.weights_quant, self.act_quant)
-            for variable in (quantization.min, quantization.max)
-        }
+        ranges = range_variables(self._range_scope, (self.weights_quant, self.act_quant))
+        return super().slim_variables | ranges
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        super().build(input_shape)
         with tf.name_scope(f"{self._range_scope}/"):
             self.weights_quant.build()
             self.act_quant.build()
+        super().build(input_shape)
 
     def call(
         self,
         inputs: tf.Tensor,
         training: bool = False,
-        batch_norm_momentum: float | tf.Tensor = MOMENTUM,
-        activation_range_momentum: float | tf.Tensor = RANGE_MOMENTUM,
-    ) -> tf.Tensor:
+        momentum: float | tf.Tensor = RANGE_MOMENTUM,
+        return_endpoints: bool | Split = False,
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
         """Convolves, normalizes, activates; rounds the weights and the result.
 
         Args:
           inputs: `[batch, height, width, channels]`.
           training: Whether to move the ranges. A frozen layer (`trainable=False`) never does.
-          batch_norm_momentum: Without effect: the moving statistics stay.
-          activation_range_momentum: In [0, 1]: the share of the activations' range that stays.
+          momentum: In [0, 1]: the share of the activations' range that stays.
+          return_endpoints: As in `ConvBatchNorm`.
         """
+        return super().call(inputs, training, momentum, return_endpoints)
+
+    def _outputs(self, inputs: tf.Tensor, training: bool, momentum: float | tf.Tensor) -> tf.Tensor:
         adapt = training and self.trainable
         kernel, offset = self._folded()
         outputs = self._convolve(inputs, quantize_weights(self.weights_quant, kernel, adapt))
-        outputs = tf.nn.bias_add(outputs, offset)
-        if self.activation:
-            outputs = tf.nn.relu6(outputs)
-        return quantize_activations(self.act_quant, outputs, adapt, activation_range_momentum)
+        outputs = self._activate(tf.nn.bias_add(outputs, offset))
+        return quantize_activations(self.act_quant, outputs, adapt, momentum)

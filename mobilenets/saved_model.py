@@ -11,27 +11,32 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
-from mobilenets import checkpoint, mapping
-from mobilenets.checkpoint import CheckpointError
-from mobilenets.images import class_names
-from mobilenets.layers import L2, MOMENTUM
+from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
+from mobilenets.parts import L2
 from mobilenets.quantization import RANGE_MOMENTUM
-from mobilenets.sources import local
-from mobilenets.variants import Variant
+from mobilenets.writing import written_beside
 
-__all__ = ["load", "save"]
+__all__ = ["FORMAT", "is_module", "read", "save"]
+
+FORMAT = 2
+"""Rises when modules are written otherwise than before; a test holds what the number stands for.
+
+A module that was converted in another format is converted anew.
+"""
 
 _CONFIG = Path("assets.extra") / "mobilenet.json"
 _CLASS_NAMES = "class_names.txt"
+# TF Hub's make_image_classifier reads the image size from the first trace's signature. TensorFlow
+# takes the first trace that fits, and images of unknown size fit every size: so this value of
+# `return_endpoints`, which nobody passes, keeps all calls away from the trace that tells the size.
+_IMAGE_SIZE = "size"
 
 
 def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
@@ -61,47 +66,20 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
         target.is_dir() and (not any(target.iterdir()) or (target / _CONFIG).is_file())
     ):
         raise FileExistsError(f"{target} holds something that is not a MobileNet module")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _write(model, beside)
-        # mkdtemp's folders are private.
-        beside.chmod(0o777 & ~_umask())
-        _replace(target, beside)
+        with written_beside(target) as folder:
+            _write(model, folder / target.name)
     except tf.errors.OpError as error:
         # "<path>; No space left on device": the path is that of a temporary file.
         reason = error.message.split(";")[-1].strip()
         raise OSError(errno.EIO, reason, str(target)) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Moves a folder to where another may be, which comes back if that fails."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = new.with_name(f"{new.name}.old")
-    target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write(model: MobileNet, directory: Path) -> None:
     config = {
         key: value
         for key, value in model.get_config().items()
-        if key not in ("name", "trainable", "dtype")
+        if key not in ("requires", "name", "trainable", "dtype", "inside")
     }
     # A copy: it has no frozen blocks, no reduced precision and no distribution strategy.
     with tf.variable_creator_scope(_synchronized_when_read):
@@ -149,28 +127,33 @@ def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
 
 
 def _callable(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
+    infer = tf.function(
+        lambda inputs: model(inputs, training=False),
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="inputs")],
+        autograph=False,
+    )
+
+    def run(inputs, training, return_endpoints, **momentum):
+        # A loaded function takes images of unknown rank without a look at them.
+        inputs = tf.ensure_shape(inputs, [None, None, None, 3])
+        if return_endpoints == _IMAGE_SIZE or not (training or return_endpoints):
+            return infer(inputs)
+        return model(inputs, training=training, return_endpoints=return_endpoints, **momentum)
+
     if model.variant.quantized:
 
-        @tf.function
+        @tf.function(autograph=False)
         def call(
             inputs, training=False, return_endpoints=False, activation_range_momentum=RANGE_MOMENTUM
         ):
-            return model(
-                inputs,
-                training=training,
-                return_endpoints=return_endpoints,
-                activation_range_momentum=activation_range_momentum,
-            )
+            momentum = {"activation_range_momentum": activation_range_momentum}
+            return run(inputs, training, return_endpoints, **momentum)
     else:
 
-        @tf.function
+        @tf.function(autograph=False)
         def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
-            return model(
-                inputs,
-                training=training,
-                return_endpoints=return_endpoints,
-                batch_norm_momentum=batch_norm_momentum,
-            )
+            momentum = {"batch_norm_momentum": batch_norm_momentum}
+            return run(inputs, training, return_endpoints, **momentum)
 
     return call
 
@@ -210,7 +193,7 @@ def _inference(
     """Traces the callable in all ways, and returns the trace for inference at any size."""
     momentum = "activation_range_momentum" if model.variant.quantized else "batch_norm_momentum"
 
-    def trace(size: int | None, training: bool, return_endpoints: bool) -> Callable:
+    def trace(size: int | None, training: bool, return_endpoints: bool | str) -> Callable:
         return call.get_concrete_function(
             tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
             training=training,
@@ -218,8 +201,7 @@ def _inference(
             **{momentum: tf.TensorSpec([], tf.float32, name=momentum)},
         )
 
-    # The first trace tells the image size: TF Hub's make_image_classifier reads it from there.
-    trace(model.variant.image_size, False, False)
+    trace(model.variant.image_size, False, _IMAGE_SIZE)
     inference = {endpoints: trace(None, False, endpoints) for endpoints in (False, True)}
     for endpoints in (False, True):
         trace(None, True, endpoints)
@@ -227,85 +209,34 @@ def _inference(
     return lambda images: traced(inputs=images, **{momentum: tf.constant(0.0)})
 
 
-def load(
-    source: str | os.PathLike[str],
+def is_module(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a module that `save` wrote."""
+    return (Path(path) / _CONFIG).is_file()
+
+
+def read(
+    directory: str | os.PathLike[str],
     *,
-    variant: Variant | str | None = None,
     trainable: bool = True,
     batch_norm_momentum: float | None = None,
     activation_range_momentum: float | None = None,
 ) -> MobileNet:
-    """A native Keras 3 model of a module that `save` wrote, or of a TF-Slim checkpoint.
-
-    A checkpoint fills every variable of the network, or is refused: what is missing, left over or
-    of another shape is listed. As in the published modules, the values are those of the variables
-    for V1, and of their moving averages for V2 where there are any. The model has logits if the
-    checkpoint does; `MobileNet.with_classes` changes that.
+    """The native Keras 3 model of a module that `save` wrote.
 
     Args:
-      source: The module's folder; a checkpoint's prefix (`run/model.ckpt-1450000`), or a folder
-        that holds one, such as a TF1 hub module; a `.tar.gz` or `.tgz` of any of these; or the
-        `http(s)://` URL of such an archive or TF1 hub module, which tensorflow_hub fetches once
-        and keeps in its cache (`TFHUB_CACHE_DIR`).
-      variant: Which network a checkpoint is of, e.g. `"mobilenet_v2_035_96"`; None reads it from
-        the names of the file, the archive and the folder.
+      directory: The module's folder, of which `is_module` is true.
       trainable: Whether the model's weights are to be trained.
-      batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
-        keeps; None takes the saved model's, and 0.99 for a checkpoint.
-      activation_range_momentum: In [0, 1], for quantized variants: the share of the activations'
-        ranges that a step keeps; None takes the saved model's, and 0.999 for a checkpoint.
-
-    Raises:
-      FileNotFoundError: There is nothing of that name.
-      OSError: The URL cannot be fetched.
-      ValueError: The source holds neither a module that `save` wrote nor a MobileNet's checkpoint
-        (then it is a `mobilenets.checkpoint.CheckpointError`), or is another variant.
+      batch_norm_momentum: In [0, 1]; None takes the saved model's.
+      activation_range_momentum: In [0, 1], for quantized variants; None takes the saved model's.
     """
-    with local(source) as path:
-        if (path / _CONFIG).is_file():
-            config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-            if variant is not None and Variant.parse(variant) != Variant(**config["variant"]):
-                found = Variant(**config["variant"])
-                raise ValueError(f"{source} is {found}, not {variant}: leave the variant out")
-            values = None
-        else:
-            config, values = _from_checkpoint(path, source, variant)
-        if batch_norm_momentum is not None:
-            config["batch_norm_momentum"] = batch_norm_momentum
-        if activation_range_momentum is not None:
-            config["activation_range_momentum"] = activation_range_momentum
-        model = MobileNet(**config, trainable=trainable)
-        if values is None:
-            module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
-            restored = module.restore(str(path / "variables" / "variables"))
-            restored.assert_existing_objects_matched().expect_partial()
-        else:
-            mapping.assign(model, values)
+    path = Path(directory)
+    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    if batch_norm_momentum is not None:
+        config["batch_norm_momentum"] = batch_norm_momentum
+    if activation_range_momentum is not None:
+        config["activation_range_momentum"] = activation_range_momentum
+    model = MobileNet(**config, trainable=trainable)
+    module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
+    restored = module.restore(str(path / "variables" / "variables"))
+    restored.assert_existing_objects_matched().expect_partial()
     return model
-
-
-def _from_checkpoint(
-    path: Path, source: str | os.PathLike[str], variant: Variant | str | None
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """The model's configuration and its variables by Slim name."""
-    if path.is_dir():
-        modules = sorted(each.name for each in path.iterdir() if (each / _CONFIG).is_file())
-        if modules:
-            raise ValueError(f"{source} holds several modules: name {' or '.join(modules)} in it")
-    elif not (path.exists() or any(path.parent.glob(f"{path.name}.*"))):
-        raise FileNotFoundError(f"no folder {source}, nor an archive or a checkpoint")
-    try:
-        found = checkpoint.Checkpoint(checkpoint.find(path), os.fspath(source))
-        selection = checkpoint.select(found)
-    except CheckpointError as error:
-        if not path.is_dir():
-            raise
-        raise CheckpointError(
-            f"{source} was not written by mobilenets.save: it has no {_CONFIG}, and is no Slim "
-            f"checkpoint either ({error}); hub.KerasLayer loads other SavedModels"
-        ) from error
-    network = checkpoint.identify(found, selection, variant)
-    classes = checkpoint.num_classes(found, selection)
-    names = class_names() if classes == len(class_names()) else None
-    config = {"variant": network, "num_classes": classes, "class_names": names}
-    return config, mapping.read(found, selection, network, classes)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-__all__ = ["FAMILIES", "VARIANTS", "Variant"]
+__all__ = ["FAMILIES", "VARIANTS", "Variant", "kind_of"]
 
 FAMILIES = ("mobilenet_v1", "mobilenet_v2")
 
@@ -131,6 +131,16 @@ class Variant:
             image_size=int(match["size"]),
             quantized=bool(match["quantized"]),
         )
+
+
+def kind_of(name: str) -> str | None:
+    """`"feature_vector"` or `"classification"`, whichever a name, handle or URL says; else None.
+
+    Args:
+      name: What `Variant.parse` takes.
+    """
+    found = re.search(r"[/-](feature[_-]vector|classification)(?=/|$)", name.strip())
+    return found[1].replace("-", "_") if found else None
 
 
 def _published() -> tuple[Variant, ...]:

@@ -13,13 +13,16 @@ import argparse
 import hashlib
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import zmq
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
 
 __all__ = ["code_hash", "differences", "main", "texts"]
 
@@ -70,10 +73,18 @@ def _percentages(text: str) -> list[float]:
     ]
 
 
-def _execute(path: Path) -> nbformat.NotebookNode:
-    notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
+def _client(notebook: nbformat.NotebookNode, path: Path, folder: Path) -> NotebookClient:
+    """Runs a notebook beside its file, with the kernel's sockets in a folder of its own.
+
+    A port of the network is chosen before the kernel takes it, and another kernel may be quicker.
+    """
+    config = Config()
+    if zmq.has("ipc"):
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.ip = str(folder / "kernel")
+    return NotebookClient(
         notebook,
+        config=config,
         timeout=_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
@@ -82,7 +93,12 @@ def _execute(path: Path) -> nbformat.NotebookNode:
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute()
+
+
+def _execute(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        _client(notebook, path, Path(folder)).execute()
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

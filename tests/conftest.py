@@ -23,6 +23,21 @@ def reference_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`command(*arguments)`: what `python -m convert` exits with, prints, and reports as errors."""
+    from convert.__main__ import main
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return command
+
+
 @pytest.fixture(scope="session")
 def randomise() -> Callable[..., Any]:
     """`randomise(layer, seed=0)`: gives every variable a random value that makes a difference.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import mobilenets
+from mobilenets.weights import readers
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "mobilenets").rglob("*.py"))
@@ -16,39 +20,74 @@ CONVERTER = sorted((ROOT / "convert").rglob("*.py"))
 
 # A module uses those before it; those apart use none.
 ORDER = [
+    "errors",
+    "published",
+    "writing",
+    "fetching",
     "variants",
     "architecture",
-    "checkpoint",
+    "parts",
     "layers",
     "quantization",
     "blocks",
     "model",
-    "mapping",
     "images",
-    "sources",
+    "weights",
     "saved_model",
+    "loading",
 ]
-APART = ["images", "sources", "_version"]
+APART = ["errors", "published", "images", "writing", "_version"]
+# The same within the package of weights; a reader uses no other.
+READERS = [reader.__name__.rpartition(".")[2] for reader in readers.READERS]
+KERAS = ["keras_hdf5", "keras_layout", "keras_names", "keras_config"]
+WEIGHTS = ["errors", "identify", "mapping", "contents", "bundle", *KERAS, *READERS, "readers"]
+# What `python -m convert list` needs, and a download.
+LIGHT = ["errors", "published", "writing", "fetching", "variants"]
 
+# The one module that may touch the network.
+FETCHING = "mobilenets/fetching.py"
+# Libraries that are there to touch it, of the standard library and beyond.
 NETWORK = {
-    "aiohttp",
-    "ftplib",
-    "http",
-    "httpx",
-    "huggingface_hub",
-    "kagglehub",
-    "requests",
-    "socket",
-    "ssl",
-    "urllib",
-    "urllib3",
+    *("aiohttp", "asyncssh", "boto3", "botocore", "curl_cffi", "datasets", "fabric", "fsspec"),
+    *("ftplib", "gcsfs", "gdown", "google", "grpc", "h11", "h2", "http", "httpcore", "httplib2"),
+    *("httpx", "huggingface_hub", "imaplib", "kaggle", "kagglehub", "modelscope", "nntplib"),
+    *("paramiko", "pooch", "poplib", "pycurl", "requests", "s3fs", "smart_open", "smtplib"),
+    *("socket", "socketserver", "ssl", "telnetlib", "tensorflow_datasets", "timm", "tornado"),
+    *("transformers", "treq", "twisted", "urllib", "urllib3", "websocket", "websockets", "wget"),
+    *("xmlrpc", "zmq"),
 }
+# Functions of other libraries that fetch, by whatever name the library was imported.
+FETCHES = {
+    "cached_download",
+    "dataset_download",
+    "download_url",
+    "from_pretrained",
+    "get_file",
+    "hf_hub_download",
+    "load_state_dict_from_url",
+    "model_download",
+    "module_download",
+    "open_url",
+    "retrieve",
+    "snapshot_download",
+    "urlopen",
+    "urlretrieve",
+}
+# tensorflow_hub loads folders and URLs by the same calls: it may be used only where what it is
+# given is a folder, of these files.
+HUB = {"convert/export/litert_source.py", "convert/verify.py"}
+HUB_MAY = {"KerasLayer", "load"}
+PROGRAMS = {"aria2c", "curl", "gsutil", "scp", "wget"}
 
 
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, wherever in it; names of a package may be modules too."""
     package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    yield from imported(path.read_text(encoding="utf-8"), package)
+
+
+def imported(text: str, package: tuple[str, ...] = ()) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -59,13 +98,63 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def parts(path: Path, package: str) -> set[str]:
-    """The modules of a package that a file imports."""
-    names = {file.stem for file in (ROOT / package).glob("*.py")}
-    return {
-        name.split(".")[1]
-        for name in imports(path)
-        if name.startswith(f"{package}.") and name.split(".")[1] in names
+    """The modules and packages of a package that a file imports."""
+    names = {file.stem for file in (ROOT / package).iterdir() if file.suffix in ("", ".py")}
+    dotted = package.replace("/", ".") + "."
+    found = {name[len(dotted) :].split(".")[0] for name in imports(path) if name.startswith(dotted)}
+    return found & names
+
+
+def network_uses(text: str, file: str) -> set[str]:
+    """What in a file's text can touch the network."""
+    found = {
+        name
+        for name in imported(text)
+        if (name.split(".")[0] in NETWORK or name.split(".")[-1] in FETCHES)
+        # Messages, of the package that shares its first name with Google's clients.
+        and not name.startswith("google.protobuf.")
     }
+    hubs = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            hubs |= {a.asname or a.name for a in node.names if a.name == "tensorflow_hub"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tensorflow_hub"):
+            found |= {f"tensorflow_hub.{alias.name}" for alias in node.names}
+    if hubs and file not in HUB:
+        found.add("tensorflow_hub")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if owner in hubs and node.attr not in HUB_MAY:
+                found.add(f"tensorflow_hub.{node.attr}")
+            if node.attr in FETCHES:
+                found.add(node.attr)
+        elif isinstance(node, ast.Name) and node.id in FETCHES:
+            found.add(node.id)
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and node.value in PROGRAMS:
+                found.add(node.value)
+        elif isinstance(node, ast.Call):
+            found |= set(_downloading_calls(node))
+    return found
+
+
+def _downloading_calls(node: ast.Call) -> Iterator[str]:
+    """Calls that fetch by what they are given: keras.applications, by default, ImageNet's weights.
+
+    The networks of keras.applications are taken by name, or out of the package by `getattr`.
+    """
+    called = ast.unparse(node.func)
+    application = re.search(r"applications\b.*MobileNet", called) or (
+        called.startswith("getattr(") and "applications" in called
+    )
+    if application and all(keyword.arg != "weights" for keyword in node.keywords):
+        yield f"{called} without weights"
+    if called.endswith("load_data"):
+        yield called
+    for keyword in node.keywords:
+        if keyword.arg == "weights" and ast.unparse(keyword.value) == "'imagenet'":
+            yield f"{called} with ImageNet's weights"
 
 
 def label(path: Path) -> str:
@@ -75,9 +164,9 @@ def label(path: Path) -> str:
 def test_the_imports_are_seen() -> None:
     """What the other tests build on."""
     assert parts(ROOT / "mobilenets" / "model.py", "mobilenets") >= {"architecture", "blocks"}
-    assert parts(ROOT / "convert" / "conversion.py", "convert") >= {"checkpoint", "errors"}
-    assert "urllib.request" in set(imports(ROOT / "convert" / "download.py"))
-    assert "urllib.request" not in set(imports(ROOT / "convert" / "checkpoint.py"))
+    assert parts(ROOT / "mobilenets" / "loading.py", "mobilenets") >= {"fetching", "weights"}
+    assert parts(ROOT / "mobilenets" / "weights" / "slim.py", "mobilenets/weights") >= {"contents"}
+    assert parts(ROOT / "convert" / "conversion.py", "convert") >= {"labels", "errors"}
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=label)
@@ -86,15 +175,59 @@ def test_the_library_does_not_know_the_converter(path: Path) -> None:
 
 
 def test_every_module_of_the_library_has_its_place() -> None:
-    assert {path.stem for path in LIBRARY} == {*ORDER, *APART, "__init__"}
+    for folder, names in (
+        (ROOT / "mobilenets", {*ORDER, *APART}),
+        (ROOT / "mobilenets" / "weights", set(WEIGHTS)),
+    ):
+        found = {path.stem for path in folder.iterdir() if not path.name.startswith("__")}
+        assert found - {"class_names", "published", "py"} == names - {"published"}
+
+
+def files_of(name: str) -> list[Path]:
+    path = ROOT / "mobilenets" / name
+    return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_the_library_has_one_direction(name: str) -> None:
-    used = parts(ROOT / "mobilenets" / f"{name}.py", "mobilenets")
-    assert used <= set(ORDER[: ORDER.index(name)])
-    # Not through the package either, which imports them all.
-    assert "mobilenets" not in set(imports(ROOT / "mobilenets" / f"{name}.py")) or used
+    for file in files_of(name):
+        used = parts(file, "mobilenets") - {name}
+        assert used <= set(ORDER[: ORDER.index(name)])
+        # Not through the package either, which imports them all.
+        assert "mobilenets" not in set(imports(file)) or used
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_have_one_direction(name: str) -> None:
+    used = parts(ROOT / "mobilenets" / "weights" / f"{name}.py", "mobilenets/weights")
+    before = set(WEIGHTS[: WEIGHTS.index(name)])
+    assert used <= (before - set(READERS) if name in READERS else before)
+
+
+def test_only_the_list_of_readers_knows_them() -> None:
+    """So that another format is a file, and a line there."""
+    knowing = {
+        label(path)
+        for path in (*LIBRARY, *CONVERTER)
+        if parts(path, "mobilenets/weights") & set(READERS)
+    }
+    assert knowing == {"mobilenets/weights/readers.py"}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_use_light_ones(name: str) -> None:
+    assert parts(ROOT / "mobilenets" / f"{name}.py", "mobilenets") <= set(LIGHT)
+
+
+def test_light_modules_load_nothing_heavy() -> None:
+    heavy = ["tensorflow", "keras", "numpy", "tensorflow_hub"]
+    modules = ", ".join(f"mobilenets.{name}" for name in LIGHT)
+    code = f"import sys; from convert import light; import {modules}\n"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", APART)
@@ -103,17 +236,59 @@ def test_parts_of_their_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *CONVERTER], ids=label)
-def test_only_the_download_touches_the_network(path: Path) -> None:
-    if label(path) == "convert/download.py":
-        assert {"http", "urllib"} <= {name.split(".")[0] for name in imports(path)}
-        return
-    assert not {name.split(".")[0] for name in imports(path)} & NETWORK
-    calls = {
-        node.attr if isinstance(node, ast.Attribute) else node.id
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute | ast.Name)
-    }
-    assert not calls & {"get_file", "urlopen", "urlretrieve"}
+def test_one_module_touches_the_network(path: Path) -> None:
+    found = network_uses(path.read_text(encoding="utf-8"), label(path))
+    if label(path) == FETCHING:
+        assert {"pooch", "requests"} <= found
+    else:
+        assert not found
+
+
+@pytest.mark.parametrize("file", sorted(HUB))
+def test_users_of_tensorflow_hub_have_a_folder(file: str) -> None:
+    """`hub.load(str(path))`: a URL would have become a path before, and none that is there."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hub.load", "hub.KerasLayer"):
+            assert re.fullmatch(r"str\(\w+\)", ast.unparse(node.args[0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # What mobilenets/sources.py did, unseen.
+        (
+            "def _fetched(url):\n    import tensorflow_hub as hub\n    return hub.resolve(url)\n",
+            {"tensorflow_hub", "tensorflow_hub.resolve"},
+        ),
+        ("import tensorflow_hub\ntensorflow_hub.load(url)", {"tensorflow_hub"}),
+        ("from tensorflow_hub import resolve as find", {"tensorflow_hub.resolve"}),
+        ("import tensorflow as tf\ntf.keras.utils.get_file('a', 'b')", {"get_file"}),
+        ("from keras.utils import get_file as g\n", {"keras.utils.get_file"}),
+        ("import keras\nkeras.utils.get_file('a')", {"get_file"}),
+        ("import keras\nkeras.datasets.mnist.load_data()", {"keras.datasets.mnist.load_data"}),
+        (
+            "keras.applications.MobileNetV2()",
+            {"keras.applications.MobileNetV2 without weights"},
+        ),
+        (
+            "applications.MobileNet(weights='imagenet')",
+            {"applications.MobileNet with ImageNet's weights"},
+        ),
+        ("keras.applications.MobileNet(weights=None)", set()),
+        ("import pooch", {"pooch"}),
+        ("from google.protobuf.message import DecodeError", set()),
+        ("from google.cloud import storage", {"google.cloud", "google.cloud.storage"}),
+        ("import kagglehub as k\nk.model_download('x')", {"kagglehub", "model_download"}),
+        (
+            "from huggingface_hub import hf_hub_download\nhf_hub_download('x')",
+            {"huggingface_hub", "huggingface_hub.hf_hub_download", "hf_hub_download"},
+        ),
+        ("import importlib, subprocess\nsubprocess.run(['curl', url])", {"curl"}),
+        ("from pathlib import Path\nPath('x').resolve()", set()),
+    ],
+)
+def test_ways_to_the_network_are_seen(text: str, found: set[str]) -> None:
+    assert network_uses(text, "mobilenets/sources.py") == found
 
 
 def test_public_names() -> None:
@@ -122,13 +297,15 @@ def test_public_names() -> None:
         "DepthwiseSeparable",
         "InvertedResidual",
         "MobileNet",
+        "MobileNetError",
         "Variant",
         "images",
         "load",
+        "module",
         "save",
     ]
     for name in mobilenets.__all__:
         assert getattr(mobilenets, name).__doc__
-    modules = {path.stem for path in LIBRARY}
+    modules = {path.stem for path in LIBRARY} | {"weights"}
     public = {name for name in vars(mobilenets) if not name.startswith("_")}
     assert public - modules == set(mobilenets.__all__) - {"images"}

@@ -1,0 +1,73 @@
+"""`checkpoint`: one checkpoint to modules."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import console
+from ..choices import KINDS
+from . import _arguments
+from ._conversions import print_conversions
+
+HELP = "convert one checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _arguments.source(parser)
+    _arguments.modules_output(parser)
+    _arguments.complete(
+        parser.add_argument(
+            "--variant", metavar="NAME", help="hub or Slim name (default: from the checkpoint)"
+        ),
+        _names,
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="image size, where the checkpoint's name does not tell",
+    )
+    parser.add_argument(
+        "--kind",
+        dest="kinds",
+        action="append",
+        choices=KINDS,
+        help="kind of module to write; may be repeated (default: both)",
+    )
+    _arguments.weights(parser)
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="text file with a class name a line (default: ImageNet's for 1001 classes)",
+    )
+    _arguments.json(parser)
+
+
+def _names() -> Sequence[str]:
+    from mobilenets.published import archives
+
+    return [name for archive in archives().values() for name in (archive.name, archive.slim_name)]
+
+
+def run(options: argparse.Namespace) -> int:
+    with console.status("loading TensorFlow") as status:
+        from .. import quiet  # noqa: F401  # before anything loads TensorFlow
+        from ..conversion import convert
+
+        conversions = convert(
+            options.source,
+            options.output,
+            variant=options.variant,
+            image_size=options.image_size,
+            kinds=options.kinds,
+            weights=options.weights,
+            labels=options.labels,
+            report=lambda line: status.update(console.plain(line)),
+        )
+    if not options.kinds and len(conversions) < len(KINDS):
+        console.note("The checkpoint has no logits: only a feature vector was made.")
+    print_conversions(conversions, options.json)
+    return 0

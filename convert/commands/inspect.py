@@ -1,0 +1,62 @@
+"""`inspect`: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import console
+from . import _arguments
+
+HELP = "show what a checkpoint holds, and which of its variables would be exported"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _arguments.source(parser)
+    _arguments.weights(parser)
+    _arguments.json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from .. import quiet  # noqa: F401  # before anything loads TensorFlow
+
+    # isort: split
+    from mobilenets import weights
+
+    with weights.open(options.source, options.weights) as found:
+        try:
+            variant: str | None = found.variant().name
+            reason = None
+        except weights.WeightsError as error:
+            variant, reason = None, str(error)
+    if options.json:
+        console.print_json(
+            {
+                "source": found.source,
+                "variant": variant,
+                "num_classes": found.num_classes,
+                "exported": {
+                    name: {"from": key, "shape": found.shapes[name]}
+                    for name, key in found.keys.items()
+                },
+                "leftovers": found.leftovers,
+                "unknown": list(found.unknown),
+            }
+        )
+        return 0
+    classes = found.num_classes
+    console.say("{}: {} entries", found.source, found.entries)
+    console.say("variant: {}", variant or reason or "")
+    console.say("classes: {}", "none (feature vector alone)" if classes is None else classes)
+    table = console.table("what", "entries>", "for example")
+    averaged = [key for name, key in found.keys.items() if name in found.averaged]
+    raw = [key for name, key in found.keys.items() if name not in found.averaged]
+    for what, keys in (
+        ("exported, raw", raw),
+        ("exported, moving averages", averaged),
+        *((f"left: {category}", keys) for category, keys in found.leftovers.items()),
+        ("unknown (conversion refuses these)", list(found.unknown)),
+    ):
+        if keys:
+            table.add_row(what, str(len(keys)), keys[0])
+    console.print_table(table)
+    return 0

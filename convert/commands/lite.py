@@ -1,0 +1,200 @@
+"""`lite`: a LiteRT model of a module or classifier."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import console
+from ..choices import INTERFACES, PRECISIONS
+from ..errors import ConvertError
+from ..image_files import given_images
+from . import _arguments
+
+if TYPE_CHECKING:
+    from ..export.litert import LiteRTExport
+    from ..export.litert_source import Inference
+
+HELP = "export a LiteRT model of a module, or of a classifier built on one"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "module",
+        metavar="MODULE",
+        help="a module's folder, anything else that mobilenets.load takes, or a classifier built "
+        "on a module: its SavedModel's folder or .keras file",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="the .tflite file to write"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of a float module's model (default: float32); quantops modules always "
+        "become uint8",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="calibration images (searched recursively); required for int8, optional for quantops "
+        "classifiers",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="image size of the model (default: the module's own)",
+    )
+    parser.add_argument(
+        "--input-output",
+        dest="interface",
+        choices=INTERFACES,
+        help="input and output type of an int8 model (default: float32); uint8 takes pixels as "
+        "they are",
+    )
+    parser.add_argument(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
+        help="compare model and module on the images in DIR (default: --images): agreement, "
+        "latency, XNNPACK coverage",
+    )
+    _arguments.json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    images = None if options.images is None else given_images(options.images, "images")
+    compared = _compared(options, images)
+    with console.status("loading TensorFlow") as status:
+        from .. import quiet  # noqa: F401  # before anything loads TensorFlow
+        from ..export.litert_source import opened
+
+        status.update(f"reading {console.plain(options.module)}")
+        source = opened(options.module, options.image_size)
+        quantized = source.quantized
+    (_integer if quantized else _float)(options, source, images, compared)
+    return 0
+
+
+def _compared(options: argparse.Namespace, images: Sequence[Path] | None) -> Sequence[Path] | None:
+    """The image files to compare on."""
+    if options.report is True:
+        if images is None:
+            raise ConvertError("--report needs images to compare on: --report DIR or --images DIR")
+        return images
+    return given_images(options.report, "report") if options.report else None
+
+
+def _float(
+    options: argparse.Namespace,
+    source: Inference,
+    images: Sequence[Path] | None,
+    compared: Sequence[Path] | None,
+) -> None:
+    if options.precision == "uint8":
+        raise ConvertError(
+            f"{options.module} is a float module: uint8 models are made of quantops modules; "
+            "take --precision int8 --images DIR"
+        )
+    if images and options.precision != "int8" and compared is not images:
+        raise ConvertError("--images is for --precision int8, or to compare on with --report")
+    with console.status(f"converting {options.module}"):
+        from ..export.litert_float import export
+
+        done = export(
+            source,
+            options.output,
+            options.precision or "float32",
+            images=images,
+            interface=options.interface or "float32",
+            compared=compared,
+        )
+    if options.json:
+        console.print_json(done)
+        return
+    row = {
+        "file": done.path,
+        "bytes>": f"{done.bytes:,}",
+        "precision": done.precision,
+        "input": f"{done.interface} {done.image_size} px",
+    }
+    _print(options, done, row)
+    if done.calibrated:
+        same = ", the same ones" if compared is images else ""
+        console.say(
+            f"The ranges of the activations are from {done.calibrated} images in {{}}{same}.",
+            options.images,
+        )
+
+
+def _integer(
+    options: argparse.Namespace,
+    source: Inference,
+    images: Sequence[Path] | None,
+    compared: Sequence[Path] | None,
+) -> None:
+    for asked in (options.precision, options.interface):
+        if asked not in (None, "uint8"):
+            raise ConvertError(
+                f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
+                f"{asked}; leave --precision and --input-output out"
+            )
+    with console.status(f"converting {options.module}"):
+        from ..export.litert_quantops import export
+
+        done = export(source, options.output, images=images, compared=compared)
+    if options.json:
+        console.print_json(done)
+        return
+    row = {
+        "file": done.path,
+        "bytes>": f"{done.bytes:,}",
+        "input": f"uint8 {done.image_size} px",
+        "output = scale * (q - zero)": f"{done.scale:.6g} * (q - {done.zero_point})",
+    }
+    if compared is None:
+        if done.agreement is not None:
+            row["top-1 equal>"] = f"{done.agreement:.1%}"
+        row["steps>"] = f"{done.difference:.2f}"
+    _print(options, done, row)
+    if compared is None:
+        what = "images" if options.images else "patterns"
+        console.say(
+            "Compared with {} on {} {}; steps: the outputs' mean difference.",
+            *(options.module, done.images, what),
+        )
+    if done.ranges == "bounds":
+        console.say(
+            "The ranges of the layer after the module are bounds; --images gives finer ones."
+        )
+
+
+def _print(options: argparse.Namespace, done: LiteRTExport, row: dict[str, str]) -> None:
+    """The table of a model that was written, and how it compares with its source."""
+    found = done.comparison
+    if found:
+        row |= {
+            "top-1 equal>": console.figure(found.top1, ".1%"),
+            "cosine>": f"{found.cosine:.5f}",
+            "difference>": f"{found.difference:.1e}",
+            "ms>": f"{found.milliseconds:.2f}",
+            "XNNPACK": "all" if found.in_xnnpack else "in part",
+        }
+    table = console.table(*row)
+    table.add_row(*map(console.plain, row.values()))
+    console.print_table(table)
+    if found:
+        console.say(
+            "Compared with {} on {} images; cosine: the least between the features; difference: "
+            "the largest, of a probability, or of a feature where there are no classes; ms: for an "
+            "image on one thread.",
+            *(options.module, found.images),
+        )
+    if done.labels:
+        console.say("Class names: {}", done.labels)

@@ -1,0 +1,1 @@
+"""Exports of modules to other formats, one file a format; `contract` says what they share."""

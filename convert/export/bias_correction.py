@@ -1,0 +1,148 @@
+"""Biases that take back the shift of the mean that rounded kernels cause.
+
+Rounding a kernel shifts the mean of its outputs, layer upon layer, and that shift is most of the
+loss that 8 bits cost a MobileNet. Biases that take the shift back cost nothing. Its size follows
+from the batch norms' own statistics where there are no images (Nagel et al., Data-Free Quantization
+Through Weight Equalization and Bias Correction, https://arxiv.org/abs/1906.04721, section 4.2),
+and is measured where there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mobilenets import MobileNet, architecture
+
+from .litert_graph import LiteGraph
+from .litert_run import LiteModel, LitePart
+
+__all__ = ["correct_biases", "expected_inputs"]
+
+
+def correct_biases(
+    graph: LiteGraph,
+    reference: LiteGraph,
+    expected: Sequence[np.ndarray],
+    images: np.ndarray | None,
+) -> None:
+    """Gives each convolution in turn the mean outputs of the reference.
+
+    Args:
+      graph: The network to correct.
+      reference: The same network in float32.
+      expected: The mean of each convolution's inputs, by channel.
+      images: `[number, size, size, 3]` to measure the means on; None takes the expected ones.
+    """
+    measured = None
+    if images is not None:
+        outputs = [theirs.output for theirs in reference.convolutions if not theirs.dense]
+        wanted = iter(_means(reference.until(outputs), images))
+        measured = _Walk(graph, images)
+    for ours, theirs, mean in zip(
+        graph.convolutions, reference.convolutions, expected, strict=True
+    ):
+        # Features have too few values in an image to measure the logits on.
+        if measured is None or ours.dense:
+            ours.shift_bias(_mean_shift(theirs.kernel, ours.kernel, mean, ours.depthwise))
+        else:
+            ours.shift_bias(next(wanted) - measured.mean(ours.output))
+            measured.go_past(ours.output)
+
+
+class _Walk:
+    """A walk through a graph on all images at once, which runs every operator twice.
+
+    Where it stands are the values of those tensors that later operators read, as they are stored:
+    a byte each in a model of 8 bits.
+    """
+
+    def __init__(self, graph: LiteGraph, images: np.ndarray) -> None:
+        self._graph = graph
+        self._position = 0
+        model = LiteModel(graph.until([*graph.graph.outputs]))
+        (first,) = graph.graph.inputs
+        self._values = [{int(first): model.stored(image)} for image in images]
+
+    def mean(self, tensor: int) -> np.ndarray:
+        """The mean of a tensor over images and pixels, by channel, with the biases as they are."""
+        part = self._graph.between(self._position, self._graph.position(tensor) + 1)
+        model, index = LitePart(part.content), part.outputs.index(tensor)
+        total: Any = 0.0
+        for values in self._values:
+            output = model.run([values[each] for each in part.inputs])[index]
+            floats = model.floats(index, output)[0]
+            total += floats.mean(tuple(range(floats.ndim - 1)), dtype=np.float64)
+        return total / len(self._values)
+
+    def go_past(self, tensor: int) -> None:
+        """Computes all up to a tensor, the tensor included, for good."""
+        stop = self._graph.position(tensor) + 1
+        part = self._graph.between(self._position, stop)
+        model, needed = LitePart(part.content), self._graph.needed(stop)
+        for values in self._values:
+            outputs = model.run([values[each] for each in part.inputs])
+            for old in values.keys() - needed:
+                del values[old]
+            values.update(zip(part.outputs, outputs, strict=True))
+        self._position = stop
+
+
+def _means(content: bytes, images: np.ndarray) -> list[np.ndarray]:
+    """The mean of each output of a model over images and pixels, by channel."""
+    model = LiteModel(content)
+    total: list[Any] = [0.0] * len(model.run(images[0]))
+    for image in images:
+        for i, values in enumerate(model.run(image)):
+            total[i] += values.mean(tuple(range(values.ndim - 1)), dtype=np.float64)
+    return [each / len(images) for each in total]
+
+
+def expected_inputs(model: MobileNet) -> list[np.ndarray]:
+    """The mean of each convolution's input, by channel, from the batch norms' statistics.
+
+    After batch norm a channel has mean beta and standard deviation gamma over the training images,
+    and is assumed to be normally distributed. The mean of images is assumed to be 0.
+    """
+    means = [np.zeros(3)]
+    for block, row in zip(model.blocks, architecture.rows(model.variant), strict=True):
+        start = means[-1]
+        for convolution in getattr(block, "convolutions", (block,)):
+            norm = convolution.batch_norm
+            mean = norm.beta.numpy().astype(np.float64)
+            if convolution.activation:
+                mean = _relu6_mean(mean, np.abs(norm.gamma.numpy().astype(np.float64)))
+            means.append(mean)
+        if row.adds_input(len(start)):
+            means[-1] = means[-1] + start
+    return means if model.logits is not None else means[:-1]
+
+
+def _relu6_mean(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The mean of a normal distribution that is clipped to [0, 6]."""
+    deviation = np.maximum(deviation, 1e-6)
+    low, high = -mean / deviation, (6 - mean) / deviation
+    below, below_high = _normal(low), _normal(high)
+    inside = mean * (below_high - below) + deviation * (_density(low) - _density(high))
+    return inside + 6 * (1 - below_high)
+
+
+def _normal(value: np.ndarray) -> np.ndarray:
+    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in value])
+
+
+def _density(value: np.ndarray) -> np.ndarray:
+    return np.exp(-(value**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _mean_shift(
+    exact: np.ndarray, stored: np.ndarray, inputs: np.ndarray, depthwise: bool
+) -> np.ndarray:
+    """The amount by which the stored kernel's outputs are too low in the mean, by channel."""
+    lost = exact.astype(np.float64) - stored
+    if depthwise:
+        return lost.sum((0, 1, 2)) * inputs
+    return lost.reshape(lost.shape[0], -1, lost.shape[-1]).sum(1) @ inputs

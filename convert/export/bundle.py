@@ -1,0 +1,49 @@
+"""Writes TF-Slim checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from mobilenets.writing import written_beside
+
+from ..errors import ConvertError
+
+__all__ = ["write"]
+
+
+def write(prefix: str | os.PathLike[str], variables: Mapping[str, np.ndarray]) -> None:
+    """Writes a TensorBundle that TensorFlow 1 and 2 read: `<prefix>.index` and one data file.
+
+    An existing checkpoint of the same prefix is replaced, once the new one is complete.
+
+    Args:
+      prefix: Where to; folders are created.
+      variables: Value by name.
+
+    Raises:
+      ConvertError: The files cannot be written; none of them is left half-written.
+    """
+    target = Path(prefix)
+    names = sorted(variables)
+    try:
+        with written_beside(target) as folder:
+            with tf.device("CPU"):
+                tf.raw_ops.SaveV2(
+                    prefix=str(folder / target.name),
+                    tensor_names=names,
+                    shape_and_slices=[""] * len(names),
+                    tensors=[tf.convert_to_tensor(np.asarray(variables[name])) for name in names],
+                )
+            # Without its index a checkpoint is none: an old one goes first, the new comes last.
+            Path(f"{target}.index").unlink(missing_ok=True)
+    except (OSError, tf.errors.OpError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(error.message.split())
+        raise ConvertError(
+            f"cannot write {target}: {reason or error}; choose a folder that can be written and "
+            "has space left"
+        ) from error

@@ -1,0 +1,170 @@
+"""A model in inference as a graph of constants, without what makes no difference there.
+
+A module's graph takes images of any size and any number, none included. At one size most of what
+that needs is constant: shapes, paddings by nothing, slices of everything. LiteRT would keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from ..errors import ConvertError
+
+__all__ = ["freeze"]
+
+_HANDED_ON = ("EnsureShape", "Identity", "StopGradient", "PreventGradient")
+_SLICES = ("StridedSlice", "Slice", "Pad", "PadV2")
+
+
+def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int, batch: int | None) -> Any:
+    """Traces a model and puts constants in the place of variables.
+
+    Args:
+      call: The model as a function of images `[batch, size, size, 3]`.
+      size: In pixels.
+      batch: Number of images that the function takes; None leaves it open where the model does.
+
+    Returns:
+      A concrete function with one input and one output.
+
+    Raises:
+      ConvertError: The model has several outputs.
+    """
+    function, batches = _traced(call, size)
+    if len(function.outputs) != 1:
+        raise ConvertError(f"expected one output, found {len(function.outputs)}")
+    (source,), (output,) = function.inputs, function.outputs
+    definition = _simplified(function.graph, source, output, batches)
+
+    def infer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        renamed = {source.name: images}
+        (result,) = tf.graph_util.import_graph_def(definition, renamed, [output.name], name="")
+        return {"default": result}
+
+    count = batch if len(batches) > 1 else 1
+    images = tf.TensorSpec([count, size, size, 3], tf.float32, name="images")
+    return tf.compat.v1.wrap_function(infer, [images])
+
+
+def _traced(call: Callable[[tf.Tensor], tf.Tensor], size: int) -> tuple[Any, Sequence[int]]:
+    """The function, and the numbers of images that it can be tried with."""
+    function = tf.function(call, autograph=False)
+    for count, batches in ((None, (1, 2)), (1, (1,))):
+        images = tf.TensorSpec([count, size, size, 3], tf.float32)
+        try:
+            concrete = function.get_concrete_function(images)
+        except (TypeError, ValueError):
+            # A classifier may insist on one image.
+            if count == 1:
+                raise
+            continue
+        return convert_variables_to_constants_v2(concrete), batches
+    raise AssertionError("the second trace is returned or raises")
+
+
+def _simplified(
+    graph: tf.Graph, source: tf.Tensor, output: tf.Tensor, batches: Sequence[int]
+) -> tf.compat.v1.GraphDef:
+    """The graph without operations that compute the same for every image, or nothing."""
+    by_value, by_shape = _dependent(graph, source)
+    used = {each.name: each for op in by_value for each in op.inputs if each.op in by_shape}
+    known = _equal_at_all(graph, source, batches, list(used.values()))
+    nothing = {op.outputs[0].name for op in by_value if op.type in _HANDED_ON}
+    nothing |= _whole(graph, source, batches, [op for op in by_value if op.type in _SLICES])
+
+    def origin(tensor: tf.Tensor) -> tf.Tensor:
+        while tensor.name in nothing:
+            tensor = tensor.op.inputs[0]
+        return tensor
+
+    definition = tf.compat.v1.GraphDef()
+    definition.versions.CopyFrom(graph.as_graph_def().versions)
+    written: set[str] = set()
+
+    def write(tensor: tf.Tensor) -> str:
+        """Writes what makes a tensor, and says what it is called."""
+        tensor = origin(tensor)
+        if tensor.name in known:
+            name = f"{tensor.op.name}/constant_{tensor.value_index}"
+            if name not in written:
+                value = tf.make_tensor_proto(known[tensor.name])
+                node = definition.node.add(name=name, op="Const")
+                node.attr["value"].tensor.CopyFrom(value)
+                node.attr["dtype"].type = value.dtype
+            written.add(name)
+            return name
+        operation = tensor.op
+        if operation.name not in written:
+            inputs = [write(each) for each in operation.inputs]
+            node = definition.node.add()
+            node.CopyFrom(operation.node_def)
+            node.input[:] = inputs
+            node.attr.pop("_output_shapes", None)
+            written.add(operation.name)
+        return tensor.name.removesuffix(":0")
+
+    last = write(output)
+    if last != output.name.removesuffix(":0"):
+        node = definition.node.add(name=output.op.name, op="Identity", input=[last])
+        node.attr["T"].type = output.dtype.as_datatype_enum
+    return definition
+
+
+def _dependent(graph: tf.Graph, source: tf.Tensor) -> tuple[list[tf.Operation], set[tf.Operation]]:
+    """The operations that depend on the images' values, in order, and on their shape alone."""
+    by_value, by_shape = [source.op], set()
+    for operation in graph.get_operations():
+        takes = {tensor.op for tensor in operation.inputs}
+        if takes & set(by_value):
+            if operation.type in ("Shape", "ShapeN", "Size", "Rank"):
+                by_shape.add(operation)
+            else:
+                by_value.append(operation)
+        elif takes & by_shape:
+            by_shape.add(operation)
+    return by_value[1:], by_shape
+
+
+def _run(
+    graph: tf.Graph, source: tf.Tensor, batches: Sequence[int], tensors: Sequence[tf.Tensor]
+) -> list[list[np.ndarray]]:
+    """The tensors' values for so many black images each."""
+    shape = source.shape.as_list()[1:]
+    with tf.compat.v1.Session(graph=graph) as session:
+        return [
+            session.run(list(tensors), {source.name: np.zeros((count, *shape), np.float32)})
+            for count in batches
+        ]
+
+
+def _equal_at_all(
+    graph: tf.Graph, source: tf.Tensor, batches: Sequence[int], tensors: Sequence[tf.Tensor]
+) -> dict[str, np.ndarray]:
+    """The values of those tensors that have one for every number of images."""
+    first, *others = _run(graph, source, batches, tensors)
+    return {
+        tensor.name: value
+        for i, (tensor, value) in enumerate(zip(tensors, first, strict=True))
+        if all(np.array_equal(value, other[i]) for other in others)
+    }
+
+
+def _whole(
+    graph: tf.Graph,
+    source: tf.Tensor,
+    batches: Sequence[int],
+    operations: Sequence[tf.Operation],
+) -> set[str]:
+    """The outputs of slices that leave nothing out, and of paddings that add nothing."""
+    tensors = [each for op in operations for each in (op.inputs[0], op.outputs[0])]
+    values = _run(graph, source, batches, tensors) if tensors else []
+    return {
+        operation.outputs[0].name
+        for i, operation in enumerate(operations)
+        if all(np.array_equal(each[2 * i], each[2 * i + 1]) for each in values)
+    }

@@ -1,0 +1,170 @@
+"""LiteRT models of quantops modules, and of classifiers built on them, in integers alone.
+
+The integer graph is that of Google's published uint8 models: it starts at the normalized image,
+in place of the module's `2x - 1` and rounding of the input, and pools with an average pooling.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from ..errors import ConvertError
+from ..verify import sample_images
+from .litert import Images, LiteRTExport, checked_images, write
+from .litert_run import compare
+from .litert_source import Inference, LiteRTSource, opened
+from .quantops_graph import FrozenGraph
+from .quantops_ranges import Ranges, bounds, calibrated, lacking
+from .quantops_rebuild import converted
+
+__all__ = ["Export", "export", "integer_model"]
+
+
+def integer_model(
+    source: LiteRTSource, *, images: Images | None = None, image_size: int | None = None
+) -> bytes:
+    """A LiteRT model of nothing but integers: uint8 pixels in, uint8 out.
+
+    Args:
+      source: A quantized `MobileNet`, or a classifier built on one.
+      images: `[number, image_size, image_size, 3]`, RGB in [0, 1], or the image files to make
+        that of. A module has the ranges of all its values, but the layers that a classifier adds
+        have none: they get those that these images show. Without images, one added layer gets
+        bounds that no image exceeds, which are coarser.
+      image_size: In pixels; None takes the model's.
+
+    Returns:
+      The file's contents. Input: `[1, image_size, image_size, 3]` uint8 pixels, resizable to other
+      batches. Output: uint8; `scale * (output - zero_point)` is the model's output.
+
+    Raises:
+      ConvertError: The source is no quantops model, has layers without an integer form, or needs
+        images; or the images are not of that shape.
+    """
+    inference = opened(source, image_size)
+    given = None if images is None else checked_images(images, inference.image_size)
+    return _integer(FrozenGraph(inference), given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(LiteRTExport):
+    """An integer model that was written, and how it compares with its source.
+
+    Attributes:
+      scale: The size of one step of the output.
+      zero_point: The output that stands for 0.
+      ranges: Where the ranges of the layers after the module come from: `"module"` if there are no
+        such layers, else `"images"` or `"bounds"`.
+      images: Number of images compared.
+      agreement: The share of them whose largest output is at the same place; None where patterns
+        were compared, which say nothing about that.
+      difference: Of the outputs on average, in steps.
+    """
+
+    scale: float
+    zero_point: int
+    ranges: str
+    images: int
+    agreement: float | None
+    difference: float
+
+
+def export(
+    source: LiteRTSource,
+    output: str | os.PathLike[str],
+    *,
+    images: Images | None = None,
+    image_size: int | None = None,
+    compared: Sequence[str | os.PathLike[str]] | None = None,
+) -> Export:
+    """Writes `integer_model` to a file, and compares LiteRT's outputs with the source's.
+
+    The names of a `MobileNet`'s classes go to `<output>.labels.txt`.
+
+    Args:
+      source: As for `integer_model`.
+      output: The file; an older one is replaced.
+      images: As for `integer_model`; also the images to compare on (without: on patterns).
+      image_size: As for `integer_model`.
+      compared: Image files for `comparison`; None does without.
+
+    Raises:
+      ConvertError: As for `integer_model`, or the file cannot be written; nothing is left of it.
+    """
+    inference = opened(source, image_size)
+    size = inference.image_size
+    given = None if images is None else checked_images(images, size)
+    photos = None if compared is None else checked_images(compared, size)
+    network = FrozenGraph(inference)
+    model = _integer(network, given)
+    checked = sample_images(size) if given is None else given
+    pixels = np.round(checked * 255).astype(np.uint8)
+    integers, scale, zero_point = _run(model, pixels)
+    floats = _floats(inference, network.white * (pixels / np.float32(255)))
+    comparison = None
+    if photos is not None:
+
+        def classifier(image: np.ndarray) -> tf.Tensor:
+            return inference.call(tf.constant(network.white * image))
+
+        comparison = compare(model, inference.module or classifier, photos)
+    labels = write(output, model, inference.class_names)
+    agreement = None
+    if given is not None:
+        agreement = float(np.mean(integers.argmax(1) == floats.argmax(1)))
+    return Export(
+        path=os.fspath(output),
+        bytes=len(model),
+        image_size=size,
+        labels=labels,
+        comparison=comparison,
+        scale=scale,
+        zero_point=zero_point,
+        ranges=("bounds" if given is None else "images") if lacking(network) else "module",
+        images=len(pixels),
+        agreement=agreement,
+        difference=float(np.abs(integers - zero_point - floats / scale).mean()),
+    )
+
+
+def _integer(network: FrozenGraph, images: np.ndarray | None) -> bytes:
+    ranges: Ranges = {}
+    if lacking(network):
+        ranges = bounds(network) if images is None else calibrated(network, images)
+    model = converted(network, ranges)
+    kinds = {detail["dtype"].__name__ for detail in _interpreter(model).get_tensor_details()}
+    if kinds - {"uint8", "int32"}:
+        raise ConvertError(f"the model has tensors other than integers: {', '.join(sorted(kinds))}")
+    return model
+
+
+def _interpreter(model: bytes) -> Interpreter:
+    # Plain kernels: all of these give the same integers, and XNNPACK prints a message.
+    return Interpreter(
+        model_content=model,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+
+
+def _run(model: bytes, pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """LiteRT's outputs for images, the size of a step of them, and the output that is 0."""
+    interpreter = _interpreter(model)
+    interpreter.allocate_tensors()
+    (first,), (last,) = interpreter.get_input_details(), interpreter.get_output_details()
+    outputs = []
+    for image in pixels:
+        interpreter.set_tensor(first["index"], image[np.newaxis])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(last["index"])[0].astype(np.int64))
+    return np.array(outputs), *last["quantization"]
+
+
+def _floats(inference: Inference, images: np.ndarray) -> np.ndarray:
+    """The source's outputs, an image at a time."""
+    return np.concatenate([inference.call(tf.constant(image[np.newaxis])) for image in images])

@@ -1,0 +1,191 @@
+"""Runs LiteRT models in LiteRT's own interpreter, with XNNPACK as devices do; compares them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from mobilenets import MobileNet, architecture
+
+from ..quiet import held_back
+from .litert_graph import LiteGraph
+
+__all__ = ["RUNS", "Comparison", "LiteModel", "LitePart", "compare", "probabilities"]
+
+RUNS = 30
+"""The number of runs of which a latency is the median."""
+
+
+class LiteModel:
+    """A LiteRT model from one image to vectors, loaded; XNNPACK computes as much as it can.
+
+    Attributes:
+      in_xnnpack: Whether XNNPACK computes the whole model.
+    """
+
+    def __init__(self, content: bytes, white: int = 1) -> None:
+        """Loads a model.
+
+        Args:
+          content: The file's.
+          white: The value of the brightest pixel that a model with float inputs takes.
+        """
+        self._white = white
+        with held_back():
+            self._interpreter = Interpreter(model_content=content, num_threads=1)
+            self._interpreter.allocate_tensors()
+        (self._input,) = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+        ends = [self._input["index"], *(output["index"] for output in self._outputs)]
+        self.in_xnnpack = any(
+            operator["op_name"] == "DELEGATE"
+            and set(ends) <= {*operator["inputs"], *operator["outputs"]}
+            for operator in self._interpreter._get_ops_details()
+        )
+
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
+        """The outputs for an image `[size, size, 3]` in [0, 1], as float32, without batch."""
+        self._interpreter.set_tensor(self._input["index"], self.stored(image))
+        self._interpreter.invoke()
+        return [
+            _floats(self._interpreter.get_tensor(output["index"]), output)[0]
+            for output in self._outputs
+        ]
+
+    def stored(self, image: np.ndarray) -> np.ndarray:
+        """The input that stands for an image, as a batch of one."""
+        return self._stored(image)[np.newaxis]
+
+    def _stored(self, image: np.ndarray) -> np.ndarray:
+        dtype = np.dtype(self._input["dtype"])
+        if dtype.kind == "f":
+            return (self._white * image).astype(dtype)
+        # Integer models of both kinds take pixels; int8 counts them from -128.
+        pixels = np.round(image * 255).astype(np.int64)
+        return (pixels + np.iinfo(dtype).min).astype(dtype)
+
+    def latency(self) -> float:
+        """Milliseconds for an image on one thread: the median of `RUNS`."""
+        self._interpreter.invoke()
+        seconds = []
+        for _ in range(RUNS):
+            start = time.perf_counter()
+            self._interpreter.invoke()
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds)) * 1e3
+
+
+class LitePart:
+    """A part of a LiteRT model, loaded: takes and gives values as they are stored."""
+
+    def __init__(self, content: bytes) -> None:
+        with held_back():
+            self._interpreter = Interpreter(model_content=content, num_threads=1)
+            self._interpreter.allocate_tensors()
+        self._inputs = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+
+    def run(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for the inputs, both in order and with a batch."""
+        for detail, value in zip(self._inputs, values, strict=True):
+            self._interpreter.set_tensor(detail["index"], value)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(detail["index"]) for detail in self._outputs]
+
+    def floats(self, output: int, values: np.ndarray) -> np.ndarray:
+        """What the stored values of an output mean."""
+        return _floats(values, self._outputs[output])
+
+
+def _floats(values: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    if values.dtype.kind == "f":
+        return values
+    scale, zero_point = detail["quantization"]
+    return (values.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a LiteRT model compares with its source.
+
+    Attributes:
+      images: Number of images compared.
+      top1: Share of them with the same most probable class; None where there are no classes.
+      cosine: Between both features, for the image where it is least; of a classifier that is no
+        `MobileNet`, between its outputs.
+      difference: Largest difference of a probability of a `MobileNet` with classes, else of an
+        output.
+      milliseconds: For one image, on one thread of this machine.
+      in_xnnpack: Whether XNNPACK computes the whole model.
+    """
+
+    images: int
+    top1: float | None
+    cosine: float
+    difference: float
+    milliseconds: float
+    in_xnnpack: bool
+
+
+def compare(
+    content: bytes,
+    source: MobileNet | Callable[[np.ndarray], Any],
+    images: np.ndarray,
+    white: int = 1,
+) -> Comparison:
+    """Runs a LiteRT model and its source on the same images.
+
+    Args:
+      content: The file's.
+      source: A MobileNet, or a classifier as a function of images `[1, size, size, 3]`.
+      images: `[number, size, size, 3]`, RGB in [0, 1].
+      white: As for `LiteModel`.
+    """
+    model = LiteModel(content, white)
+    found = _stacked(model.run(image)[0] for image in images)
+    if isinstance(source, MobileNet) and source.num_classes is not None:
+        wanted, expected = (_stacked(each) for each in zip(*_both(source, images), strict=True))
+        graph = LiteGraph(content)
+        inner = LiteModel(graph.until([graph.convolutions[-1].input]))
+        features = _stacked(inner.run(image)[0] for image in images)
+        difference = np.abs(probabilities(found) - probabilities(wanted)).max()
+    else:
+        wanted = _stacked(source(image[np.newaxis]) for image in images)
+        features, expected = found, wanted
+        difference = np.abs(found - wanted).max()
+    classes = not isinstance(source, MobileNet) or source.num_classes is not None
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = (features == expected).all(1).astype(np.float64)
+    np.divide((features * expected).sum(1), lengths, out=cosines, where=lengths > 0)
+    return Comparison(
+        images=len(images),
+        top1=float(np.mean(found.argmax(1) == wanted.argmax(1))) if classes else None,
+        cosine=float(cosines.min()),
+        difference=float(difference),
+        milliseconds=model.latency(),
+        in_xnnpack=model.in_xnnpack,
+    )
+
+
+def _both(model: MobileNet, images: np.ndarray) -> Iterator[tuple[Any, Any]]:
+    """Logits and features of each image."""
+    pool = f"{architecture.scope(model.variant.family)}/global_pool"
+    for image in images:
+        endpoints = model(image[np.newaxis], return_endpoints=True)
+        yield endpoints["default"], endpoints[pool]
+
+
+def _stacked(outputs: Iterable[Any]) -> np.ndarray:
+    """One row for each image."""
+    return np.stack([np.asarray(output, np.float64).reshape(-1) for output in outputs])
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of each row."""
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)

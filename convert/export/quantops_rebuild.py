@@ -1,0 +1,114 @@
+"""A quantops network's graph, rebuilt as LiteRT's converter takes it, and converted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ..errors import ConvertError
+from .quantops_graph import POOLING, ROUNDING, SHAPING, SUMS, WEIGHTED, FrozenGraph
+from .quantops_ranges import MEAN, STD, Ranges, containing_zero
+
+__all__ = ["converted"]
+
+
+def converted(network: FrozenGraph, ranges: Ranges) -> bytes:
+    """The LiteRT model of a network.
+
+    Args:
+      network: What to convert.
+      ranges: Of the values for which the network has none itself.
+    """
+    with tf.Graph().as_default() as graph:
+        shape = [None, *network.images.shape[1:]]
+        images = tf.compat.v1.placeholder(tf.float32, shape, "images")
+        made: dict[str, Any] = {**network.constants, network.images.name: images}
+        for operation in network.operations:
+            inputs = [made.get(tensor.name) for tensor in operation.inputs]
+            result = _remade(network, operation, inputs)
+            if operation in ranges:
+                result = tf.quantization.fake_quant_with_min_max_args(result, *ranges[operation])
+            made[operation.outputs[0].name] = result
+        output = tf.reshape(
+            made[network.output.name], [-1, *network.output.shape[1:]], name="default"
+        )
+    converter = tf.compat.v1.lite.TFLiteConverter(graph.as_graph_def(), [images], [output])
+    converter.inference_type = tf.uint8
+    converter.quantized_input_stats = {images.op.name: (MEAN, STD)}
+    with _quiet():
+        return converter.convert()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TensorFlow's advice to use its newer converter, which cannot do this."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _remade(network: FrozenGraph, operation: tf.Operation, inputs: list[Any]) -> tf.Tensor:
+    """The operation in the new graph, where vectors stay images of one pixel."""
+    first, name = inputs[0], operation.name.replace("StatefulPartitionedCall/", "")
+    if operation.type == ROUNDING:
+        return tf.quantization.fake_quant_with_min_max_vars(
+            *inputs,
+            num_bits=operation.get_attr("num_bits"),
+            narrow_range=operation.get_attr("narrow_range"),
+            name=name,
+        )
+    if operation.type in SUMS:
+        return tf.add(*inputs, name=name)
+    if operation.type == POOLING:
+        if list(np.ravel(inputs[1])) != [1, 2]:
+            raise ConvertError(f"{name}: no integer form of a mean other than over the image")
+        return tf.nn.avg_pool2d(first, first.shape[1:3], 1, "VALID", name=name)
+    if operation.type in SHAPING:
+        shape = operation.outputs[0].shape[1:]
+        if _pixels(first.shape[1:]) == _pixels(shape):
+            return first
+        return tf.reshape(first, [-1, *shape])
+    if operation.type in WEIGHTED:
+        return _weighted(network, operation, first, name)
+    return getattr(tf.nn, operation.type.lower())(first, name=name)
+
+
+def _pixels(shape: tf.TensorShape) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _weighted(
+    network: FrozenGraph, operation: tf.Operation, first: tf.Tensor, name: str
+) -> tf.Tensor:
+    kernel = _rounded_kernel(network, operation, name)
+    if operation.type == "MatMul":
+        if first.shape.rank != 4:
+            first = tf.reshape(first, [-1, 1, 1, first.shape[-1]])
+        return tf.nn.conv2d(first, kernel, 1, "VALID", name=name)
+    arguments = {
+        "strides": operation.get_attr("strides"),
+        "padding": operation.get_attr("padding").decode(),
+        "name": name,
+    }
+    if operation.type == "Conv2D":
+        return tf.nn.conv2d(first, kernel, **arguments)
+    return tf.nn.depthwise_conv2d(first, kernel, **arguments)
+
+
+def _rounded_kernel(network: FrozenGraph, operation: tf.Operation, name: str) -> tf.Tensor:
+    kernel = network.kernel(operation)
+    low, high = network.kernel_range(operation) or containing_zero(kernel, kernel)
+    if operation.type == "MatMul":
+        kernel = (kernel.T if operation.get_attr("transpose_b") else kernel)[None, None]
+    return tf.quantization.fake_quant_with_min_max_args(
+        kernel, low, high, narrow_range=True, name=f"{name}/weights_quant"
+    )

@@ -1,0 +1,1 @@
+"""Implementations that are not ours, which conversions are verified against."""

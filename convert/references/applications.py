@@ -1,0 +1,125 @@
+"""`keras.applications.MobileNet` and `MobileNetV2` carrying the weights of a Slim checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from mobilenets import Variant, architecture
+
+from .. import keras_settings
+
+__all__ = ["APPLICATION", "build", "builds", "input_size", "layer_name", "outputs", "reference"]
+
+APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
+"""The name in `keras.applications` of each family."""
+
+
+def builds(variant: Variant) -> bool:
+    """Whether keras.applications has this network: its V1 knows no minimum of 8 channels."""
+    return variant.family == "mobilenet_v2" or int(32 * variant.depth_multiplier) >= 8
+
+
+def input_size(variant: Variant) -> int:
+    """The size nearest to the variant's at which keras.applications pads as Slim does, in pixels.
+
+    Its V1 pads strided convolutions by (0, 1) also where the input is odd, where `SAME` means
+    (1, 1); at multiples of 32 no strided convolution has an odd input.
+    """
+    return max(32, round(variant.image_size / 32) * 32)
+
+
+def layer_name(scope: str) -> str:
+    """The keras.applications layer of a Slim scope's convolution.
+
+    Args:
+      scope: Without the network's own, e.g. `Conv2d_1_depthwise` or `expanded_conv_3/expand`.
+    """
+    block, _, part = scope.partition("/")
+    if scope.startswith("Conv2d_"):
+        _, number, *kind = scope.split("_")
+        return f"conv_{'dw' if kind == ['depthwise'] else 'pw'}_{number}" if kind else "conv1"
+    if not block.startswith("expanded_conv"):
+        return {"Conv": "Conv1", "Conv_1": "Conv_1"}[block]
+    number = block.removeprefix("expanded_conv").removeprefix("_")
+    return f"block_{number}_{part}" if number else f"expanded_conv_{part}"
+
+
+def _batch_norm_name(layer: str) -> str:
+    if layer.startswith("conv"):
+        return f"{layer}_bn"
+    return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}.get(layer, f"{layer}_BN")
+
+
+@keras_settings.standard()
+def build(variant: Variant, num_classes: int | None, weights: str | None = None) -> keras.Model:
+    """The network of `keras.applications`, at the image size `input_size(variant)`.
+
+    Args:
+      variant: A float variant that `keras.applications` has.
+      num_classes: Length of the logits; None for the pooled features.
+      weights: A weights file to load; None leaves the weights random.
+    """
+    size = input_size(variant)
+    top = {"classes": num_classes, "classifier_activation": None} if num_classes else {}
+    return getattr(keras.applications, APPLICATION[variant.family])(
+        input_shape=(size, size, 3),
+        alpha=variant.depth_multiplier,
+        weights=weights,
+        include_top=bool(num_classes),
+        pooling=None if num_classes else "avg",
+        **top,
+    )
+
+
+@keras_settings.standard()
+def outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What a network of `keras.applications` gives for images.
+
+    Args:
+      model: As `build` and `reference` return it.
+      images: `[batch, size, size, 3]`, RGB in [0, 1], which the network takes in [-1, 1].
+
+    Returns:
+      `[batch, num_features]` or `[batch, num_classes]`, float32.
+    """
+    return np.asarray(model(2 * images - 1, training=False))
+
+
+@keras_settings.standard()
+def reference(
+    variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None
+) -> keras.Model:
+    """The keras.applications network with the given weights.
+
+    Args:
+      variant: The network.
+      values: Slim variable name to value; batch norms' moving statistics too.
+      num_classes: Length of the logits; None for the pooled features.
+
+    Returns:
+      A model from `[batch, size, size, 3]` in [-1, 1] to `[batch, num_features]` features or
+      `[batch, num_classes]` logits, where size is `input_size(variant)`.
+    """
+    first = variant.family == "mobilenet_v1"
+    model = build(variant, num_classes)
+    network = architecture.scope(variant.family)
+    for line in architecture.convolutions(variant, num_classes):
+        scope = f"{network}/{line.scope}"
+        if line.kind == "logits":
+            weights, biases = values[f"{scope}/weights"], values[f"{scope}/biases"]
+            layer = model.get_layer("conv_preds" if first else "predictions")
+            layer.set_weights([weights if first else weights[0, 0], biases])
+            continue
+        name = layer_name(line.scope)
+        kernel = "depthwise_weights" if line.kind == "depthwise" else "weights"
+        model.get_layer(name).set_weights([values[f"{scope}/{kernel}"]])
+        model.get_layer(_batch_norm_name(name)).set_weights(
+            [
+                values[f"{scope}/BatchNorm/{statistic}"]
+                for statistic in ("gamma", "beta", "moving_mean", "moving_variance")
+            ]
+        )
+    return model

@@ -1,0 +1,84 @@
+"""A quantops network as plain TensorFlow operations on the variables of a Slim checkpoint.
+
+It follows the graph that `tf.contrib.quantize` makes of Slim's network for evaluation and shares
+nothing with the layers of `mobilenets`. Conversions of quantops are verified against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from mobilenets import Variant, architecture
+
+__all__ = ["reference", "step"]
+
+_EPSILON = 1e-3
+_IMAGE_RANGE = 1.0005
+
+
+def reference(
+    variant: Variant, values: Mapping[str, np.ndarray], images: np.ndarray, num_classes: int | None
+) -> np.ndarray:
+    """The original graph's outputs for images.
+
+    Args:
+      variant: A quantized MobileNet V1.
+      values: Slim variable name to value.
+      images: `[batch, height, width, 3]` in [0, 1].
+      num_classes: Length of the logits; None for the pooled features.
+
+    Returns:
+      `[batch, num_features]` or `[batch, num_classes]`, float32.
+    """
+    network = architecture.scope(variant.family)
+    *lines, last = architecture.convolutions(variant, num_classes or 1)
+    x = tf.quantization.fake_quant_with_min_max_vars(
+        2 * tf.constant(images) - 1, -_IMAGE_RANGE, _IMAGE_RANGE
+    )
+    for line in lines:
+        scope = f"{network}/{line.scope}"
+        gamma, beta, mean, variance = (
+            values[f"{scope}/BatchNorm/{name}"]
+            for name in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        factor = gamma * tf.math.rsqrt(variance + np.float32(_EPSILON))
+        strides = [1, line.strides, line.strides, 1]
+        if line.kind == "depthwise":
+            kernel = values[f"{scope}/depthwise_weights"] * tf.reshape(factor, [1, 1, -1, 1])
+            kernel = _rounded(kernel, f"{network}/{scope}/weights_quant", values, narrow=True)
+            x = tf.nn.depthwise_conv2d(x, kernel, strides, "SAME")
+        else:
+            kernel = values[f"{scope}/weights"] * factor
+            kernel = _rounded(kernel, f"{network}/{scope}/weights_quant", values, narrow=True)
+            x = tf.nn.conv2d(x, kernel, strides, "SAME")
+        x = tf.nn.relu6(x + (beta - mean * factor))
+        x = _rounded(x, f"{network}/{scope}/act_quant", values)
+    features = tf.reduce_mean(x, [1, 2], keepdims=True)
+    if num_classes is None:
+        return features[:, 0, 0].numpy()
+    scope = f"{network}/{last.scope}"
+    kernel = _rounded(values[f"{scope}/weights"], f"{scope}/weights_quant", values, narrow=True)
+    logits = tf.nn.conv2d(features, kernel, 1, "SAME") + values[f"{scope}/biases"]
+    return _rounded(logits, f"{scope}/act_quant", values)[:, 0, 0].numpy()
+
+
+def _rounded(
+    x: tf.Tensor, scope: str, values: Mapping[str, np.ndarray], narrow: bool = False
+) -> tf.Tensor:
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x, values[f"{scope}/min"], values[f"{scope}/max"], narrow_range=narrow
+    )
+
+
+def step(variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None) -> float:
+    """The size of one step of the last 8-bit rounding, in units of the output."""
+    network = architecture.scope(variant.family)
+    lines = architecture.convolutions(variant, num_classes)
+    scope = f"{network}/{lines[-1].scope}"
+    if num_classes is None:
+        scope = f"{network}/{scope}"
+    low, high = values[f"{scope}/act_quant/min"], values[f"{scope}/act_quant/max"]
+    return float(high - low) / 255

@@ -1,0 +1,236 @@
+"""A Keras 3 model from whatever holds one: decides what a source is, and calls what reads it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mobilenets import fetching, published, saved_model, weights
+from mobilenets.errors import MobileNetError
+from mobilenets.model import MobileNet
+from mobilenets.variants import Variant, kind_of
+from mobilenets.weights import WeightsError, mapping
+
+__all__ = ["NotFoundError", "load", "module"]
+
+
+class NotFoundError(MobileNetError, FileNotFoundError):
+    """There is neither a file nor a published variant of a name."""
+
+
+# Any size works; this is that of the papers, and most of the published networks have it.
+_IMAGE_SIZE = 224
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    variant: Variant | str | None = None,
+    trainable: bool = True,
+    batch_norm_momentum: float | None = None,
+    activation_range_momentum: float | None = None,
+) -> MobileNet:
+    """A native Keras 3 model of a module that `save` wrote, or of a MobileNet's weights.
+
+    Weights may be a TF-Slim checkpoint, a TF1 or TF2 hub module, a SavedModel or checkpoint that a
+    model with a `hub.KerasLayer` was saved to, a frozen graph, or a folder of Hugging Face's
+    transformers; their content tells which. They fill every variable of the network, or are
+    refused: what is missing, left over or of another shape is listed. As in the published modules,
+    a Slim checkpoint's values are those of the variables for V1, and of their moving averages for
+    V2 where there are any. The model has logits if the weights do; `MobileNet.with_classes` changes
+    that.
+
+    Args:
+      source: The name of a published variant, see below; the module's folder; a file of weights, a
+        checkpoint's prefix (`run/model.ckpt-1450000`), or a folder that holds one, such as a hub
+        module; a `.tar.gz`, `.tgz` or `.tar` of any of these; or the `http(s)://` URL of a file,
+        an archive or a hub module, fetched once into the cache (`MOBILENETS_CACHE`).
+      variant: Not with a name. The network of the weights, e.g. `"mobilenet_v2_035_96"`; None
+        reads it from the names of the file, the archive and the folder, or from the shapes. Where
+        nothing tells the image size, it is 224.
+      trainable: Whether the model's weights are to be trained.
+      batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
+        keeps; None takes the saved model's, and 0.99 for a checkpoint.
+      activation_range_momentum: In [0, 1], for quantized variants: the share of the activations'
+        ranges that a step keeps; None takes the saved model's, and 0.999 for a checkpoint.
+
+    A name is what `Variant.parse` takes, where no file or folder is called so:
+    `"mobilenet_v2_035_96"`, `"mobilenet_v1_100_224/quantops"`, a hub handle such as
+    `"google/imagenet/mobilenet_v1_025_192/classification/1"`. The model is a classifier unless the
+    name ends in `/feature_vector`; it has 1001 classes, `background` first, or keras.applications'
+    1000 where only that answered. The weights come from the cache or from the first place of
+    `published.toml` that has them. A `pathlib.Path`, and what begins with another folder, is
+    always a path.
+
+    Raises:
+      FileNotFoundError: There is nothing of that name (`NotFoundError`, also a MobileNetError, for
+        a name; it tells the nearest).
+      OSError: The URL cannot be fetched, or a name's weights cannot be had anywhere.
+      MobileNetError: The source holds neither a module that `save` wrote nor a MobileNet's weights
+        (`mobilenets.weights.WeightsError`), is another variant, or cannot be unpacked.
+    """
+    momenta = {
+        "batch_norm_momentum": batch_norm_momentum,
+        "activation_range_momentum": activation_range_momentum,
+    }
+    if named := _named(source):
+        if variant is not None:
+            raise MobileNetError(f"{source} is a name already: leave the variant out")
+        name, kind = named
+        return _by_name(name, kind or "classification", {"trainable": trainable, **momenta})
+    with fetching.local(source) as path:
+        if saved_model.is_module(path):
+            model = saved_model.read(path, trainable=trainable, **momenta)
+            if variant is not None and Variant.parse(variant) != model.variant:
+                raise MobileNetError(
+                    f"{source} is {model.variant}, not {variant}: leave the variant out"
+                )
+            return model
+        found = _weights(path, source)
+        network = found.variant(variant, fallback_image_size=_IMAGE_SIZE)
+        values = found.values(network)
+    model = MobileNet(
+        network,
+        found.num_classes,
+        found.class_names,
+        trainable=trainable,
+        **{name: momentum for name, momentum in momenta.items() if momentum is not None},
+    )
+    mapping.assign(model, values)
+    return model
+
+
+def module(name: str) -> str:
+    """The folder of a published variant's reusable SavedModel, for `hub.KerasLayer`.
+
+        hub.KerasLayer(mobilenets.module("mobilenet_v1_050_160"), trainable=True)
+
+    It is made once, of `load(name)`, and stays in the cache; a mirror's is fetched as it is. See
+    `save` for its interface: images `[batch, height, width, 3]`, RGB float32 in [0, 1], to features
+    or logits, float32.
+
+    Args:
+      name: See `load`. A `feature_vector` unless it ends in `/classification`.
+
+    Returns:
+      The folder's path, a str as `hub.KerasLayer` demands. It is the cache's: not to be changed.
+
+    Raises:
+      FileNotFoundError: As `load` does.
+      OSError: The weights cannot be had, or the cache not be written.
+      MobileNetError: As `load` does.
+    """
+    found = _named(name)
+    if found is None:
+        if saved_model.is_module(name):
+            return os.fspath(name)
+        raise NotFoundError(f"{name} is no name of a published variant, nor a module's folder")
+    variant, kind = found[0], found[1] or "feature_vector"
+    # By format: what an earlier version made does not serve this one.
+    target = fetching.cache() / "modules" / str(saved_model.FORMAT) / variant / kind
+    if saved_model.is_module(target):
+        return str(target)
+    with fetching.locked(target):
+        if not (saved_model.is_module(target) or _mirrored(variant, kind, target)):
+            saved_model.save(_by_name(variant, kind, {}), target)
+    return str(target)
+
+
+def _mirrored(variant: str, kind: str, target: Path) -> bool:
+    """Whether a mirror has the module, which is then in the target; `load` says what is wrong."""
+    for source in fetching.sources(variant, kind):
+        if source.what == fetching.MIRROR:
+            try:
+                archive = fetching.fetch(source)
+                with fetching.local(archive) as folder:
+                    # Read before it gets its place.
+                    model = saved_model.read(folder) if saved_model.is_module(folder) else None
+                if model is None or _checked(model, variant, kind) is not model:
+                    return False
+                fetching.unpacked(archive, target)
+                return True
+            except (MobileNetError, OSError):
+                return False
+    return False
+
+
+def _named(source: str | os.PathLike[str]) -> tuple[str, str | None] | None:
+    """Hub name and kind of a published variant, or None if the source is not meant as a name.
+
+    Raises:
+      NotFoundError: It is meant so, and there is none.
+    """
+    text = source.strip() if isinstance(source, str) else ""
+    path = Path(text)
+    # An empty part of a path, such as a URL's, is none of a name's.
+    meant = re.match(r"google/|mobilenet[_-]v\d|[^/\\.~:][^/\\:]*/?$", text)
+    if not meant or path.exists() or any(path.parent.glob(f"{path.name}.*")):
+        return None
+    try:
+        variant = Variant.parse(text)
+    except ValueError:
+        name, reason = text, "no file, folder or published variant has this name"
+    else:
+        name = variant.name
+        if name in published.archives():
+            return name, kind_of(text)
+        reason = "this variant was never published"
+        if variant.quantized and variant.unquantized.name in published.archives():
+            reason = "this variant exists in no quantized form"
+            name = variant.unquantized.name
+    names = list(published.archives())
+    short = re.sub(
+        r"^google/(?:image/)?(?:imagenet/)?|/(?:feature_vector|classification).*", "", name
+    )
+    nearest = difflib.get_close_matches(short.lower(), names, n=3)
+    raise NotFoundError(
+        f"{text}: {reason}; "
+        + (f"nearest: {', '.join(nearest)}" if nearest else "mobilenets.VARIANTS holds the names")
+    )
+
+
+def _by_name(name: str, kind: str, options: dict[str, Any]) -> MobileNet:
+    """The model of a published variant, from the first source that has it."""
+    failures = []
+    for source in fetching.sources(name, kind):
+        try:
+            model = load(fetching.fetch(source), variant=name, **options)
+            return _checked(model, name, kind)
+        except (MobileNetError, OSError) as error:
+            failures.append(f"{source.what}: {str(error).splitlines()[0]}")
+    raise fetching.FetchError(
+        f"{name}/{kind} cannot be had: {'; '.join(failures)}; {published.by_hand(name, kind)}"
+    )
+
+
+def _checked(model: MobileNet, name: str, kind: str) -> MobileNet:
+    if model.variant.name != name:
+        raise MobileNetError(f"it holds {model.variant}")
+    if kind == "classification" and model.num_classes is None:
+        raise MobileNetError("it has no logits")
+    if kind == "feature_vector" and model.num_classes is not None:
+        return model.with_classes(None)
+    return model
+
+
+def _weights(path: Path, source: str | os.PathLike[str]) -> weights.Weights:
+    if path.is_dir():
+        modules = sorted(each.name for each in path.iterdir() if saved_model.is_module(each))
+        if modules:
+            raise MobileNetError(
+                f"{source} holds several modules: name {' or '.join(modules)} in it"
+            )
+    elif not (path.exists() or any(path.parent.glob(f"{path.name}.*"))):
+        raise FileNotFoundError(f"no folder {source}, nor an archive or a checkpoint")
+    try:
+        return weights.read(path, os.fspath(source))
+    except WeightsError as error:
+        if not path.is_dir():
+            raise
+        raise WeightsError(
+            f"{source} was not written by mobilenets.save, and holds no weights that can be read "
+            f"({error}); hub.KerasLayer loads other SavedModels"
+        ) from error

@@ -1,0 +1,198 @@
+"""What all layers of the networks share: their dtype, their input check, what is set inside them.
+
+Keras keeps a layer's own configuration, but not what a user sets on the layers and variables inside
+a custom one: which of them are frozen, say. `Part` keeps that too, so that `.keras` files, clones,
+copies and models with a network inside have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = [
+    "L2",
+    "Part",
+    "Split",
+    "checked",
+    "default_regularizer",
+    "endpoint",
+    "input_channels",
+    "network_dtype",
+]
+
+# Slim's mobilenet_v1_arg_scope and mobilenet_v2.training_scope: weight decay 4e-5 on
+# tf.nn.l2_loss, which is half the sum of squares.
+L2 = 4e-5 / 2
+
+Split = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""Divides an activation into what is returned and what goes on."""
+_Settings = Mapping[str, Mapping[str, Any]]
+
+
+class Part:
+    """Mixed into a Keras layer: a configuration that keeps what is set inside the layer.
+
+    The layer calls `restore_settings` when its inner layers and variables are there.
+
+    Args:
+      inside: For inner layers and variables by path, e.g. `Conv2d_1/depthwise/BatchNorm`, the
+        attributes that differ from a new layer's; as `get_config` gives them.
+      dtype: A dtype or policy; None takes Keras's global policy if its variables are float32
+        (`float32` or a mixed one), else `float32`.
+    """
+
+    def __init__(self, *, inside: _Settings | None = None, dtype: Any = None, **kwargs) -> None:
+        kwargs.pop("requires", None)
+        super().__init__(autocast=False, dtype=network_dtype(dtype), **kwargs)  # type: ignore[call-arg]
+        self._pending = {path: dict(values) for path, values in (inside or {}).items()}
+
+    def restore_settings(self) -> None:
+        """Sets what the configuration says of inner layers and variables."""
+        members = dict(_members(self))
+        for path, values in self._pending.items():
+            for attribute, value in values.items():
+                if attribute in ("regularizer", "activity_regularizer"):
+                    value = keras.regularizers.deserialize(value)
+                elif attribute == "constraint":
+                    value = keras.constraints.deserialize(value)
+                setattr(members[path], attribute, value)
+        self._pending = {}
+
+    def settings(self, trainable: bool) -> dict[str, dict[str, Any]]:
+        """What differs inside from a new layer that is trainable or not.
+
+        Outer layers come before what they hold, since freezing a layer freezes its inner ones.
+        """
+        if self._pending:
+            return {path: dict(values) for path, values in self._pending.items()}
+        return dict(_changed(self, "", trainable))
+
+    def get_config(self) -> dict:
+        inside = self.settings(self.trainable)  # type: ignore[attr-defined]
+        return {
+            # Seen where Keras cannot find the class.
+            "requires": "import mobilenets",
+            **super().get_config(),  # type: ignore[misc]
+            **({"inside": inside} if inside else {}),
+        }
+
+    @property
+    def output(self) -> Any:
+        """The Keras tensor of a layer that was called on one."""
+        try:
+            return super().output  # type: ignore[misc]
+        except (AttributeError, ValueError):
+            raise AttributeError(
+                f"{self.name!r} has no output: a MobileNet is no functional model. "  # type: ignore[attr-defined]
+                "model(images, return_endpoints=True) gives every activation by name, for images "
+                "or a keras.Input"
+            ) from None
+
+
+def _members(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every inner layer and every variable by path."""
+    for variable in layer._trainable_variables + layer._non_trainable_variables:
+        yield f"{prefix}{variable.name}", variable
+    for inner in layer._layers:
+        yield f"{prefix}{inner.name}", inner
+        yield from _members(inner, f"{prefix}{inner.name}/")
+
+
+def _changed(
+    layer: keras.layers.Layer, prefix: str, trainable: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for variable in layer._trainable_variables:
+        changes: dict[str, Any] = {}
+        if variable.trainable != trainable:
+            changes["trainable"] = variable.trainable
+        regularizer = keras.regularizers.serialize(variable.regularizer)
+        if regularizer != keras.regularizers.serialize(default_regularizer(variable.name)):
+            changes["regularizer"] = regularizer
+        if variable.constraint is not None:
+            changes["constraint"] = keras.constraints.serialize(variable.constraint)
+        if changes:
+            yield f"{prefix}{variable.name}", changes
+    for inner in layer._layers:
+        changes = {}
+        if inner.trainable != trainable:
+            changes["trainable"] = inner.trainable
+        if inner.activity_regularizer is not None:
+            changes["activity_regularizer"] = keras.regularizers.serialize(
+                inner.activity_regularizer
+            )
+        if changes:
+            yield f"{prefix}{inner.name}", changes
+        yield from _changed(inner, f"{prefix}{inner.name}/", inner.trainable)
+
+
+def default_regularizer(variable: str) -> keras.regularizers.Regularizer | None:
+    """Slim's weight decay: on the kernels of full convolutions, and on nothing else."""
+    return keras.regularizers.L2(L2) if variable == "weights" else None
+
+
+def network_dtype(dtype: Any) -> Any:
+    """The dtype policy of a layer: the given one, else the global one, else float32.
+
+    Keras's `floatx` and global policies whose variables are not float32 do not count: the weights
+    are float32 under every configuration.
+    """
+    if dtype is not None:
+        return dtype
+    policy = keras.config.dtype_policy()
+    return policy if policy.variable_dtype == "float32" else "float32"
+
+
+def endpoint(outputs: tf.Tensor, split: bool | Split) -> tuple[tf.Tensor, tf.Tensor]:
+    """What is returned of a layer's outputs among the endpoints, and what goes on from there."""
+    return split(outputs) if callable(split) else (outputs, outputs)
+
+
+def checked(inputs: tf.Tensor, channels: int, name: str) -> tf.Tensor:
+    """The inputs, `[batch, height, width, channels]`.
+
+    TensorFlow's kernels compute something else for other channels, or end the process for other
+    ranks. A shape that is not known yet is checked when the operation runs.
+
+    Raises:
+      ValueError: The inputs are of another shape.
+    """
+    shape = inputs.shape
+    if shape.rank is None or (shape.rank == 4 and shape[-1] is None):
+        return tf.ensure_shape(inputs, [None, None, None, channels])
+    if shape.rank != 4 or shape[-1] != channels:
+        raise ValueError(
+            f"{name} takes [batch, height, width, {channels}], got {_words(shape)}"
+            f"{_advice(shape.as_list(), channels)}"
+        )
+    return inputs
+
+
+def input_channels(shape: Sequence[int | None], name: str) -> int:
+    """The channels of `[batch, height, width, channels]`, which a layer is built for.
+
+    Raises:
+      ValueError: The shape is another, or leaves the channels open.
+    """
+    channels = shape[-1] if len(shape) == 4 else None
+    if channels is None:
+        expected = "[batch, height, width, channels] with known channels"
+        raise ValueError(f"{name} takes {expected}, got {_words(tf.TensorShape(shape))}")
+    return channels
+
+
+def _words(shape: tf.TensorShape) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _advice(shape: list[int | None], channels: int) -> str:
+    if len(shape) == 4 and shape[1] == channels:
+        return ": channels come last, tf.transpose(images, [0, 2, 3, 1]) puts them there"
+    if len(shape) == 3 and shape[-1] == channels:
+        return ": images[tf.newaxis] makes a batch of one image"
+    if len(shape) == 5 and shape[-1] == channels:
+        return ": for frames, take keras.layers.TimeDistributed"
+    return ""

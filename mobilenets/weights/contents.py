@@ -1,0 +1,128 @@
+"""What every reader of weights gives, and all that the rest of the code sees of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from mobilenets import architecture, images
+from mobilenets.variants import Variant
+from mobilenets.weights import mapping
+from mobilenets.weights.identify import identify, is_range
+
+__all__ = ["SELECTIONS", "Weights"]
+
+SELECTIONS = ("auto", "raw", "averages")
+"""Which variables a reader can be asked for, where a source holds moving averages beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A MobileNet's weights by Slim name, in whatever format they came; values are read late.
+
+    Attributes:
+      source: What the user called the file, archive, folder or URL.
+      file: Name of the file within it that holds the weights.
+      family: `"mobilenet_v1"` or `"mobilenet_v2"`.
+      keys: For every variable of the network, by Slim name, what the source calls it.
+      shapes: Shape of each by Slim name.
+      averaged: Slim names of those whose values are moving averages.
+      leftovers: What else the source holds and conversions leave out, by what it is, e.g.
+        `"optimizer slots"`: the source's names.
+      unknown: Shapes of all other entries by the source's name; `values` refuses them.
+      entries: Number of entries in the source.
+      image_size: Height and width in pixels that the network was trained at, if the source says
+        so in itself; names do not count.
+      class_names: One for each logit, if they are known: from the source or, where there are as
+        many logits as ImageNet's networks have, ImageNet's.
+      read: Gives the values of variables by Slim name, and reads no others. Raises WeightsError
+        for what cannot be read.
+      digest: Gives the SHA-256 over the bytes that hold the weights, in hexadecimal.
+    """
+
+    source: str
+    file: str
+    family: str
+    keys: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[Iterable[str]], dict[str, np.ndarray]] = field(repr=False)
+    digest: Callable[[], str] = field(repr=False)
+    entries: int
+    averaged: Collection[str] = frozenset()
+    leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unknown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    image_size: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        imagenet = images.class_names()
+        if self.class_names is None and self.num_classes == len(imagenet):
+            object.__setattr__(self, "class_names", imagenet)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Length of the logits, a background class included; None without logits."""
+        scope = architecture.scope(self.family)
+        shape = self.shapes.get(f"{scope}/Logits/Conv2d_1c_1x1/weights")
+        return shape[-1] if shape else None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether there are ranges of simulated quantization."""
+        return any(map(is_range, self.keys))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over the bytes that hold the weights.
+
+        Raises:
+          WeightsError: A file cannot be read.
+        """
+        return self.digest()
+
+    def variant(
+        self,
+        claimed: Variant | str | None = None,
+        image_size: int | None = None,
+        fallback_image_size: int | None = None,
+    ) -> Variant:
+        """Which network the weights are of; see `identify.identify`.
+
+        Args:
+          claimed: The expected variant; None infers it from names and shapes.
+          image_size: Height and width in pixels that it was trained at; None takes the name's.
+          fallback_image_size: The same where nothing says it; None raises an error.
+
+        Raises:
+          WeightsError: The weights are of another network than is claimed, or nothing tells which.
+        """
+        return identify(
+            source=self.source,
+            file=self.file,
+            family=self.family,
+            shapes=self.shapes,
+            variant=claimed,
+            image_size=image_size,
+            known_image_size=self.image_size,
+            fallback_image_size=fallback_image_size,
+        )
+
+    def values(self, variant: Variant) -> dict[str, np.ndarray]:
+        """Every variable of the network, logits included where there are any.
+
+        Args:
+          variant: The network that the values are to fill.
+
+        Returns:
+          Slim variable name to float32 value, in Slim's order.
+
+        Raises:
+          WeightsError: Variables are missing, left over, mis-shaped, not finite or unreadable, or
+            8 bits cannot quantize a range; the message lists every one.
+        """
+        return mapping.checked(
+            self.source, self.shapes, self.unknown, self.read, variant, self.num_classes
+        )

@@ -1,0 +1,212 @@
+"""Frozen graphs: `GraphDef` files whose variables became constants under their Slim names.
+
+Google published one beside every checkpoint (`mobilenet_v1_1.0_224_frozen.pb`), and `retrain.py`
+of 2017 made others of them. `freeze_graph` leaves each variable's name to its constant, and the
+operation that read the variable, an `Identity` called `<name>/read`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import graph_pb2, node_def_pb2
+
+from mobilenets import architecture
+from mobilenets.weights.contents import Weights
+from mobilenets.weights.errors import WeightsError
+from mobilenets.weights.identify import family_of, is_variable
+
+__all__ = ["EXPECTED", "read", "recognises"]
+
+EXPECTED = "a frozen graph (.pb)"
+
+_SAVED_MODEL = "saved_model.pb"
+_LAYERS = "layers outside the network"
+_CONSTANTS = "constants of operations"
+# What a GraphDef begins with, in Protocol Buffers' wire format: its first node (field 1), whose
+# name is the first of its fields, and whose operation is the second.
+_NODE, _NAME, _OPERATION = 0x0A, 0x0A, 0x12
+_OPERATIONS = re.compile(rb"[A-Z_][A-Za-z0-9_>]*")
+_LONGEST = 4096
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file begins as a GraphDef does, or is called `.pb` and so is meant to be one."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".pb":
+        return True
+    with path.open("rb") as file:
+        return _begins_with_node(file.read(2 * _LONGEST))
+
+
+def _begins_with_node(content: bytes) -> bool:
+    stream = iter(content)
+    try:
+        if next(stream) != _NODE:
+            return False
+        _number(stream)
+        if next(stream) != _NAME:
+            return False
+        name = bytes(islice(stream, min(_number(stream), _LONGEST)))
+        if next(stream) != _OPERATION:
+            return False
+        operation = bytes(islice(stream, min(_number(stream), _LONGEST)))
+    except StopIteration:
+        return False
+    return bool(name) and _OPERATIONS.fullmatch(operation) is not None
+
+
+def _number(stream: Iterator[int]) -> int:
+    """The variable-length number that comes next."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = next(stream)
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+    return value
+
+
+def read(path: Path, source: str, selection: str) -> Weights:
+    """Opens the constants that were a MobileNet's variables.
+
+    Layers outside its scope, such as the head that `retrain.py` trains on the logits, are left
+    out by name.
+
+    Args:
+      path: Of which `recognises` is true.
+      source: What the user called it.
+      selection: `"averages"` is refused: a graph is frozen with one value of each variable.
+
+    Raises:
+      WeightsError: Moving averages are asked for; or the file is no GraphDef or holds no
+        MobileNet V1 or V2, or its batch norms are folded.
+    """
+    graph = _parsed(path, source)
+    if selection == "averages":
+        raise WeightsError(
+            f"{source} was frozen with one value of each variable, and has no moving averages "
+            "beside it; take the raw ones (weights: raw)"
+        )
+    family = family_of(source, (node.name for node in graph.node), "a MobileNet's frozen graph")
+    scope = architecture.scope(family)
+    constants = {node.name: node for node in graph.node if node.op == "Const"}
+    shapes = {name: _shape(node) for name, node in constants.items()}
+    names = [name for name in constants if is_variable(family, name)]
+    _refuse_folded(source, scope, names, constants)
+
+    were_read = {
+        node.input[0]
+        for node in graph.node
+        if node.op == "Identity" and node.name == f"{node.input[0] if node.input else ''}/read"
+    }
+    leftovers: dict[str, list[str]] = {}
+    unknown: dict[str, tuple[int, ...]] = {}
+    for name, node in constants.items():
+        if name in names:
+            continue
+        # Operations have constants too: shapes and axes, which are whole numbers, and numbers such
+        # as batch norm's epsilon, which nothing reads by way of an Identity.
+        floating = _dtype(node).is_floating
+        if not (name in were_read or (floating and shapes[name] and np.prod(shapes[name]))):
+            leftovers.setdefault(_CONSTANTS, []).append(name)
+        elif name.startswith(f"{scope}/"):
+            unknown[name] = shapes[name]
+        else:
+            leftovers.setdefault(_LAYERS, []).append(name)
+
+    def values(wanted: Iterable[str]) -> dict[str, np.ndarray]:
+        return {name: _value(constants[name], source) for name in wanted}
+
+    return Weights(
+        source=source,
+        file=path.name,
+        family=family,
+        entries=len(constants),
+        keys={name: name for name in sorted(names)},
+        shapes={name: shapes[name] for name in sorted(names)},
+        leftovers={category: leftovers[category] for category in sorted(leftovers)},
+        unknown=unknown,
+        image_size=_image_size(graph),
+        read=values,
+        digest=lambda: hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _parsed(path: Path, source: str) -> graph_pb2.GraphDef:
+    if path.name == _SAVED_MODEL:
+        raise WeightsError(
+            f"{source} is a SavedModel's graph, and its variables lie beside it: name its folder"
+        )
+    graph = graph_pb2.GraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+    except DecodeError:
+        graph.Clear()
+    # Other messages may be parsed as one, with nothing but unknown fields in it.
+    if not any(node.op for node in graph.node):
+        raise WeightsError(
+            f"{source} is no GraphDef, or is damaged: expected a frozen graph; "
+            "copy or download it again"
+        )
+    return graph
+
+
+def _refuse_folded(
+    source: str, scope: str, names: list[str], constants: dict[str, node_def_pb2.NodeDef]
+) -> None:
+    """Raises WeightsError if there are no batch norms, whatever the reason."""
+    if any("/BatchNorm/" in name for name in names):
+        return
+    if any(
+        name.startswith(f"{scope}/") and _dtype(node).is_floating and _shape(node)
+        for name, node in constants.items()
+    ):
+        raise WeightsError(
+            f"{source} was optimized: batch norm is folded into its convolutions, which cannot be "
+            "taken apart again; use the checkpoint, or the frozen graph before optimization"
+        )
+    raise WeightsError(
+        f"{source} holds no constants of {scope}/…: it is not frozen; use its checkpoint"
+    )
+
+
+def _dtype(node: node_def_pb2.NodeDef) -> tf.DType:
+    """The constant's dtype; a string's where TensorFlow knows none of that number."""
+    try:
+        return tf.as_dtype(node.attr["value"].tensor.dtype)
+    except TypeError:
+        return tf.string
+
+
+def _shape(node: node_def_pb2.NodeDef) -> tuple[int, ...]:
+    return tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
+
+
+def _value(node: node_def_pb2.NodeDef, source: str) -> np.ndarray:
+    try:
+        return tf.make_ndarray(node.attr["value"].tensor)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{source}: {node.name} has not as many bytes as its shape needs; "
+            "copy or download it again"
+        ) from error
+
+
+def _image_size(graph: graph_pb2.GraphDef) -> int | None:
+    """Height and width in pixels, if the inputs fix one size of images `[batch, size, size, 3]`."""
+    sizes = set()
+    for node in graph.node:
+        if node.op == "Placeholder":
+            shape = [dim.size for dim in node.attr["shape"].shape.dim]
+            if len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2] >= 32:
+                sizes.add(shape[1])
+    return sizes.pop() if len(sizes) == 1 else None

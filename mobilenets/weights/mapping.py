@@ -1,0 +1,88 @@
+"""Slim variable <-> Keras variable, one-to-one and strict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from mobilenets.model import MobileNet
+from mobilenets.quantization import range_problems
+from mobilenets.variants import Variant
+from mobilenets.weights.errors import WeightsError
+
+__all__ = ["assign", "checked"]
+
+
+def checked(
+    source: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    unknown: Mapping[str, tuple[int, ...]],
+    read: Callable[[Iterable[str]], dict[str, np.ndarray]],
+    variant: Variant,
+    num_classes: int | None,
+) -> dict[str, np.ndarray]:
+    """Every variable of the network, read and found right.
+
+    Args:
+      source: What errors call the weights.
+      shapes: Shape of each variable that is there, by Slim name.
+      unknown: Shapes of what else is there, by whatever name.
+      read: Gives the values of variables by Slim name; not called before all shapes are right.
+      variant: The network that the values are to fill.
+      num_classes: Length of its logits; None if it has none.
+
+    Returns:
+      Slim variable name to float32 value, in Slim's order.
+
+    Raises:
+      WeightsError: Variables are missing, left over, mis-shaped or not finite, or ranges that
+        8 bits cannot quantize; the message lists every one.
+    """
+    expected = {
+        name: tuple(variable.shape)
+        for name, variable in MobileNet(variant, num_classes).slim_variables.items()
+    }
+    problems = [
+        f"{name}: missing, expected {_shape(shape)}"
+        for name, shape in expected.items()
+        if name not in shapes
+    ]
+    left_over = {name: shape for name, shape in shapes.items() if name not in expected}
+    problems += [
+        f"{name}: left over, found {_shape(shape)}"
+        for name, shape in [*left_over.items(), *unknown.items()]
+    ]
+    common = [name for name in expected if name in shapes]
+    problems += [
+        f"{name}: expected {_shape(expected[name])}, found {_shape(shapes[name])}"
+        for name in common
+        if tuple(shapes[name]) != expected[name]
+    ]
+    if not problems:
+        values = read(common)
+        problems = [
+            f"{name}: expected finite float32, found {_fault(value)}"
+            for name, value in values.items()
+            if value.dtype != np.float32 or not np.isfinite(value).all()
+        ] or range_problems(values)
+    if problems:
+        count = f"{len(problems)} variable{'s' if len(problems) > 1 else ''}"
+        raise WeightsError(f"{source} does not fit {variant}: {count}\n  " + "\n  ".join(problems))
+    return values
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _fault(value: np.ndarray) -> str:
+    if value.dtype != np.float32:
+        return str(value.dtype)
+    return f"{np.count_nonzero(~np.isfinite(value))} of {value.size} values NaN or infinite"
+
+
+def assign(model: MobileNet, values: Mapping[str, np.ndarray]) -> None:
+    """Gives each variable of the model its value; a feature vector leaves the logits' unused."""
+    for name, variable in model.slim_variables.items():
+        variable.assign(values[name])

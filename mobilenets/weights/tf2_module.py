@@ -1,0 +1,342 @@
+"""TensorFlow 2's bundles: TF2 Hub modules, SavedModels of tf_keras models, `tf.train.Checkpoint`s.
+
+The keys of such a bundle are paths through Python objects, but its object graph
+(tensorflow/core/protobuf/trackable_object_graph.proto) gives every variable's `full_name` beside
+its key. In Google's TF2 Hub modules, in ours, and in all that was trained with a `hub.KerasLayer`
+of one, the network's variables bear Slim's names there. They are matched by name alone, for their
+order is any; and no SavedModel is loaded, so none of its functions is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2, struct_pb2, trackable_object_graph_pb2
+
+from mobilenets import architecture
+from mobilenets.variants import Variant
+from mobilenets.weights import bundle
+from mobilenets.weights.bundle import Checkpoint
+from mobilenets.weights.contents import Weights
+from mobilenets.weights.errors import WeightsError, first_few
+from mobilenets.weights.identify import family_of, is_variable
+
+__all__ = ["EXPECTED", "read", "recognises"]
+
+EXPECTED = (
+    "a TF2 hub module, or a SavedModel or tf.train.Checkpoint of a model with a hub.KerasLayer"
+)
+
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SLOT = "/.OPTIMIZER_SLOT/"
+
+# What an optimizer tracks, by which it is told from other objects: tf_keras's, Keras 3's and
+# tf_keras.optimizers.legacy's.
+_OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "decay"}, {"iter", "learning_rate"})
+
+_LAYERS = "layers outside the network"
+_SLOTS = "optimizer slots"
+_DESCRIPTIONS = "descriptions of objects"
+
+
+def recognises(path: Path) -> bool:
+    """Whether there is a bundle with an object graph, whatever the objects are."""
+    if not bundle.is_there(path):
+        return False
+    try:
+        return _OBJECT_GRAPH in Checkpoint(bundle.find(path)).shapes
+    except WeightsError:
+        # Damaged or incomplete: the reader of all other bundles says so.
+        return False
+
+
+def read(path: Path, source: str, selection: str) -> Weights:
+    """Opens the network within the objects that were saved.
+
+    A single Dense layer whose kernel is `[features, classes]` becomes the logits, if the network
+    has none and nothing else with variables stands beside it: bundles do not tell what
+    layers without variables do, so it is taken to be directly on the features, dropout aside.
+    Any other layer is left out by name, and the network is a feature vector.
+
+    Args:
+      path: Of which `recognises` is true.
+      source: What the user called it.
+      selection: `"averages"` is refused: there are none beside the variables.
+
+    Raises:
+      WeightsError: Moving averages are asked for; or the bundle is damaged, or holds no MobileNet
+        V1 or V2, or several.
+    """
+    if selection == "averages":
+        raise WeightsError(
+            f"{source} holds one value of each variable, and no moving averages beside it; "
+            "take the raw ones (weights: raw)"
+        )
+    checkpoint = Checkpoint(bundle.find(path, source), source)
+    saved = _saved(checkpoint)
+    family = family_of(
+        source, (each.name for each in saved.variables), "a MobileNet's TensorFlow 2 checkpoint"
+    )
+    scope = architecture.scope(family)
+
+    keys: dict[str, str] = {}
+    leftovers: dict[str, list[str]] = {}
+    unknown: dict[str, tuple[int, ...]] = {}
+    layers: list[_Variable] = []
+    for variable in saved.variables:
+        if is_variable(family, variable.name):
+            if variable.name in keys:
+                raise WeightsError(
+                    f"{source} holds several MobileNets: {variable.name} is in "
+                    f"{keys[variable.name]} and in {variable.key}; save the one alone"
+                )
+            keys[variable.name] = variable.key
+        elif category := _category(variable, saved):
+            leftovers.setdefault(category, []).append(variable.key)
+        elif variable.name.startswith(f"{scope}/"):
+            unknown[variable.key] = checkpoint.shapes[variable.key]
+        else:
+            layers.append(variable)
+    named = {variable.key for variable in saved.variables}
+    leftovers[_DESCRIPTIONS] = [key for key in checkpoint.shapes if key not in named]
+
+    shapes = {name: checkpoint.shapes[key] for name, key in keys.items()}
+    logits = _logits(family, shapes, layers, checkpoint)
+    keys |= {name: key for name, (key, _) in logits.items()}
+    shapes |= {name: shape for name, (_, shape) in logits.items()}
+    if layers and not logits:
+        leftovers[_LAYERS] = [variable.key for variable in layers]
+
+    def values(names: Iterable[str]) -> dict[str, np.ndarray]:
+        wanted = {name: keys[name] for name in names}
+        found = checkpoint.read(wanted.values())
+        return {
+            # Only the kernel of a Dense layer has another shape: [features, classes].
+            name: found[key].reshape(shapes[name]) if name in logits else found[key]
+            for name, key in wanted.items()
+        }
+
+    folder = _saved_model_of(checkpoint)
+    kernel = shapes.get(f"{scope}/Logits/Conv2d_1c_1x1/weights")
+    return Weights(
+        source=source,
+        file=checkpoint.prefix.name,
+        family=family,
+        entries=len(checkpoint.shapes),
+        keys={name: keys[name] for name in sorted(keys)},
+        shapes={name: shapes[name] for name in sorted(keys)},
+        leftovers={category: leftovers[category] for category in sorted(leftovers)},
+        unknown=unknown,
+        image_size=_image_size(folder, source) if folder else None,
+        class_names=_class_names(folder, kernel[-1]) if folder and kernel else None,
+        read=values,
+        digest=lambda: checkpoint.fingerprint,
+    )
+
+
+@dataclass(frozen=True)
+class _Variable:
+    """A variable of the object graph: what TensorFlow calls it, its key, its NumPy dtype."""
+
+    name: str
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def path(self) -> str:
+        """The path through the objects, with TensorFlow's own escapes."""
+        return self.key.removesuffix(_VALUE)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    variables: list[_Variable]
+    optimizers: list[str]
+
+
+def _saved(checkpoint: Checkpoint) -> _Saved:
+    """The variables of the object graph, and the optimizers' paths.
+
+    Raises:
+      WeightsError: The graph cannot be read, or speaks of keys that are not there.
+    """
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    try:
+        graph.ParseFromString(checkpoint.read_bytes(_OBJECT_GRAPH))
+    except DecodeError as error:
+        raise WeightsError(
+            f"{checkpoint.source}: the object graph is damaged; copy or download it again"
+        ) from error
+    variables: dict[str, _Variable] = {}
+    missing: list[str] = []
+    for node in graph.nodes:
+        for value in node.attributes:
+            key = value.checkpoint_key
+            if not key.endswith(_VALUE):
+                continue
+            if key not in checkpoint.shapes:
+                missing.append(key)
+                continue
+            variables[key] = _Variable(
+                value.full_name, key, checkpoint.shapes[key], checkpoint.dtypes[key]
+            )
+    if missing:
+        raise WeightsError(
+            f"{checkpoint.source}: the object graph speaks of variables that are not there: "
+            f"{first_few(missing)}; copy or download it again"
+        )
+    paths = dict(_paths(graph))
+    return _Saved(
+        list(variables.values()),
+        [
+            path
+            for number, path in paths.items()
+            if graph.nodes[number].slot_variables
+            or any(
+                names <= {child.local_name for child in graph.nodes[number].children}
+                for names in _OPTIMIZERS
+            )
+        ],
+    )
+
+
+def _paths(
+    graph: trackable_object_graph_pb2.TrackableObjectGraph,
+) -> Iterator[tuple[int, str]]:
+    """Each object's number, and its shortest path as TensorFlow writes it into the keys."""
+    seen, level = {0}, [(0, "")] if graph.nodes else []
+    while level:
+        yield from level
+        below = []
+        for number, path in level:
+            for child in graph.nodes[number].children:
+                if child.node_id not in seen and child.node_id < len(graph.nodes):
+                    seen.add(child.node_id)
+                    name = child.local_name.replace(".", "..").replace("/", ".S")
+                    below.append((child.node_id, f"{path}/{name}" if path else name))
+        level = below
+
+
+def _category(variable: _Variable, saved: _Saved) -> str | None:
+    """What training left behind; None for a variable that is a layer's."""
+    if _SLOT in variable.key or any(
+        variable.path.startswith(f"{path}/") for path in saved.optimizers
+    ):
+        return _SLOTS
+    if "keras_api/metrics/" in variable.key or (
+        variable.shape == () and variable.name.rpartition("/")[2] in ("total", "count")
+    ):
+        return "metrics"
+    if not variable.dtype.startswith(("float", "bfloat")):
+        return "counters and random generators"
+    return None
+
+
+def _logits(
+    family: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    layers: list[_Variable],
+    checkpoint: Checkpoint,
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Key and Slim's shape of the logits' variables by Slim name, if a Dense layer is all there is.
+
+    Empty if the network has logits of its own, or anything else stands on its features.
+    """
+    scope = architecture.scope(family)
+    logits = f"{scope}/Logits/Conv2d_1c_1x1"
+    last = architecture.convolutions(Variant(family, 1.0, 224))[-1].scope
+    features = shapes.get(f"{scope}/{last}/weights", (0,))[-1]
+    if f"{logits}/weights" in shapes:
+        return {}
+    # Keras 3 tracks a Dense layer's kernel as `_kernel`.
+    parts = {re.sub("^_", "", each.path.rpartition("/")[2]): each for each in layers}
+    if len(layers) != 2 or parts.keys() != {"kernel", "bias"}:
+        return {}
+    kernel, bias = parts["kernel"], parts["bias"]
+    one = kernel.path.rpartition("/")[0] == bias.path.rpartition("/")[0]
+    if not one or len(bias.shape) != 1 or kernel.shape != (features, *bias.shape):
+        return {}
+    return {
+        f"{logits}/weights": (kernel.key, (1, 1, *kernel.shape)),
+        f"{logits}/biases": (bias.key, bias.shape),
+    }
+
+
+def _saved_model_of(checkpoint: Checkpoint) -> Path | None:
+    """The SavedModel's folder whose variables the bundle holds."""
+    folder = checkpoint.prefix.absolute().parent.parent
+    variables = folder / "variables" / "variables"
+    return folder if variables == checkpoint.prefix.absolute() and _file(folder).is_file() else None
+
+
+def _file(folder: Path) -> Path:
+    return folder / "saved_model.pb"
+
+
+def _image_size(folder: Path, source: str) -> int | None:
+    """Height and width in pixels, if the signatures or else the traced functions fix one size.
+
+    Published TF2 modules of a fixed size trace their function at it, and ours do so first of all;
+    `serving_default` tells how a Keras model was built.
+
+    Raises:
+      WeightsError: The SavedModel cannot be parsed.
+    """
+    model = saved_model_pb2.SavedModel()
+    try:
+        model.ParseFromString(_file(folder).read_bytes())
+    except DecodeError as error:
+        raise WeightsError(
+            f"{source}: {_file(folder).name} is damaged; copy or download it again"
+        ) from error
+    signatures: set[int] = set()
+    functions: set[int] = set()
+    for graph in model.meta_graphs:
+        for signature in graph.signature_def.values():
+            for given in signature.inputs.values():
+                signatures |= _square([dim.size for dim in given.tensor_shape.dim])
+        for function in graph.object_graph_def.concrete_functions.values():
+            functions |= set(_sizes(function.canonicalized_input_signature))
+    for sizes in (signatures, functions):
+        if sizes:
+            return sizes.pop() if len(sizes) == 1 else None
+    return None
+
+
+def _sizes(value: struct_pb2.StructuredValue) -> Iterator[int]:
+    """The fixed image sizes among a function's arguments, in pixels."""
+    for inner in (*value.tuple_value.values, *value.list_value.values):
+        yield from _sizes(inner)
+    for inner in value.dict_value.fields.values():
+        yield from _sizes(inner)
+    yield from _square([dim.size for dim in value.tensor_spec_value.shape.dim])
+
+
+def _square(shape: list[int]) -> set[int]:
+    """The size of images of a fixed square shape `[batch, size, size, 3]`."""
+    images = len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]
+    return {shape[1]} if images and shape[1] >= 32 else set()
+
+
+def _class_names(folder: Path, classes: int) -> tuple[str, ...] | None:
+    """The lines of the one asset that has as many as there are classes; None without one."""
+    assets = folder / "assets"
+    found = []
+    for path in sorted(assets.iterdir()) if assets.is_dir() else ():
+        # Names take some bytes each; whatever is much longer is something else.
+        if not path.is_file() or path.stat().st_size > 1000 * classes:
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        if len(lines) == classes and all(map(str.strip, lines)):
+            found.append(tuple(lines))
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,340 @@
+"""Every trace of a module, reached in every way, at sizes that are known and at unknown ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_hub as hub
+import tf_keras
+from closeness import assert_close
+from tiers import first_fast, slow
+
+import mobilenets
+from mobilenets import MobileNet
+
+ROOT = Path(__file__).resolve().parents[2]
+V1, V2 = "mobilenet_v1", "mobilenet_v2"
+# The modules are of 64 pixels.
+SIZES = [
+    (64, 64),
+    (32, 32),
+    (128, 128),
+    (192, 192),
+    (64, 128),
+    (128, 64),
+    (96, 96),
+    (33, 33),
+    (65, 63),
+    (50, 75),
+    (127, 32),
+    (224, 160),
+]
+# One of each kind: the module's own, smaller, odd, oblong.
+FEW = [(64, 64), (32, 32), (33, 33), (50, 75)]
+OTHERS = [size for size in SIZES if size not in FEW]
+ANY = tf.TensorSpec([None, None, None, 3], tf.float32)
+SPECS = {
+    "unknown size": ANY,
+    "unknown height": lambda size: tf.TensorSpec([None, None, size[1], 3], tf.float32),
+    "unknown width": lambda size: tf.TensorSpec([2, size[0], None, 3], tf.float32),
+    "unknown rank": tf.TensorSpec(None, tf.float32),
+    "unknown channels": tf.TensorSpec([None, None, None, None], tf.float32),
+    "known": lambda size: tf.TensorSpec([2, *size, 3], tf.float32),
+}
+
+
+class Loaded:
+    """A module in all the ways to load it, and the native model of the same weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.native = mobilenets.load(folder)
+        self.hub = hub.load(os.fspath(folder))
+        self.layer = hub.KerasLayer(self.hub)
+        self.endpoints = hub.KerasLayer(self.hub, arguments={"return_endpoints": True})
+        self.unknown = tf_keras.Sequential([tf_keras.Input((None, None, 3)), self.layer])
+        self.signature = self.hub.signatures["serving_default"]
+
+
+@pytest.fixture(scope="module")
+def loaded(module: Callable) -> Callable[[str, int | None], Loaded]:
+    kept: dict = {}
+
+    def loaded(family: str, num_classes: int | None) -> Loaded:
+        if (family, num_classes) not in kept:
+            kept[family, num_classes] = Loaded(module(family, num_classes))
+        return kept[family, num_classes]
+
+    return loaded
+
+
+def images_of(size: tuple[int, int], batch: int = 2) -> np.ndarray:
+    random = np.random.default_rng(size[0] * 1000 + size[1])
+    return random.uniform(size=(batch, *size, 3)).astype(np.float32)
+
+
+families = first_fast([V1, V2])
+both = pytest.mark.parametrize(
+    ("family", "num_classes"), first_fast([(V1, 7), (V1, None), (V2, 7)])
+)
+size_of_each = pytest.mark.parametrize(
+    "size", [*FEW, *(slow(size) for size in OTHERS)], ids="{0[0]}x{0[1]}".format
+)
+some_sizes = pytest.mark.parametrize("sizes", [FEW, slow(OTHERS)], ids=["few", "others"])
+
+
+@both
+@size_of_each
+def test_inference(family: str, num_classes: int | None, size: tuple, loaded: Callable) -> None:
+    of = loaded(family, num_classes)
+    images = images_of(size)
+    expected = of.native(images)
+    assert_close(of.hub(images), expected)
+    assert_close(of.layer(images), expected)
+    assert_close(of.unknown.predict(images, verbose=0), expected)
+    assert_close(of.signature(images=tf.constant(images))["default"], expected)
+    dataset = tf.data.Dataset.from_generator(lambda: iter([images]), output_signature=ANY)
+    (found,) = dataset.map(of.hub)
+    assert_close(found, expected)
+    (found,) = dataset.map(lambda batch: of.layer(batch))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("spec", first_fast(SPECS, count=2))
+@pytest.mark.parametrize("family", families)
+@some_sizes
+def test_unknown_shapes_in_a_function(
+    family: str, spec: str, sizes: list, loaded: Callable
+) -> None:
+    of = loaded(family, 7)
+    signature = SPECS[spec]
+    sizes = sizes[::2] if callable(signature) else sizes
+    for call in (of.hub, of.layer):
+        functions = [
+            tf.function(
+                lambda x, call=call: call(x),
+                input_signature=[signature(size) if callable(signature) else signature],
+                autograph=False,
+            )
+            for size in (sizes if callable(signature) else [None])
+        ]
+        for i, size in enumerate(sizes):
+            images = images_of(size)
+            assert_close(functions[i % len(functions)](images), of.native(images))
+
+
+@pytest.mark.parametrize("family", families)
+@pytest.mark.parametrize("known", first_fast([False, True]), ids=["unknown", "known"])
+@some_sizes
+def test_endpoints(family: str, known: bool, sizes: list, loaded: Callable) -> None:
+    of = loaded(family, 7)
+    function = tf.function(lambda x: of.endpoints(x), input_signature=[ANY], autograph=False)
+    for size in sizes:
+        images = images_of(size)
+        expected = of.native(images, return_endpoints=True)
+        found = of.endpoints(images) if known else function(images)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+
+
+@pytest.mark.parametrize("family", families)
+@pytest.mark.parametrize(
+    "return_endpoints", first_fast([False, True]), ids=["features", "endpoints"]
+)
+@some_sizes
+def test_training(family: str, return_endpoints: bool, sizes: list, loaded: Callable) -> None:
+    """Batch statistics and what moves, at an unknown size; the native model does the same."""
+    of = loaded(family, None)
+
+    @tf.function(input_signature=[ANY], autograph=False)
+    def train(images):
+        return of.hub(images, training=True, return_endpoints=return_endpoints)
+
+    originals = [variable.numpy() for variable in of.hub.variables]
+    names = list(of.native.slim_variables)
+
+    def restore() -> None:
+        for variable, twin, value in zip(
+            of.hub.variables, of.native.slim_variables.values(), originals, strict=True
+        ):
+            variable.assign(value)
+            twin.assign(value)
+
+    for size in sizes:
+        restore()
+        images = images_of(size, batch=4)
+        found = train(images)
+        expected = of.native(images, training=True, return_endpoints=return_endpoints)
+        found = found["default"] if return_endpoints else found
+        expected = expected["default"] if return_endpoints else expected
+        assert_close(found, expected, 2e-4)
+        for name, variable in zip(names, of.hub.variables, strict=True):
+            assert_close(variable, of.native.slim_variables[name], 2e-4)
+    restore()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["saved_model", "m.keras", "m.h5"])
+def test_after_saving_and_loading_again(kind: str, module: Callable, tmp_path: Path) -> None:
+    inputs = tf_keras.Input((None, None, 3))
+    features = hub.KerasLayer(os.fspath(module(V1)), trainable=True)(inputs)
+    model = tf_keras.Model(inputs, tf_keras.layers.Dense(2)(features))
+    model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(True))
+    model.fit(images_of((96, 96), 4), np.array([0, 1, 1, 0]), verbose=0)
+    model.save(tmp_path / kind)
+    custom = {"KerasLayer": hub.KerasLayer}
+    again = tf_keras.models.load_model(tmp_path / kind, custom_objects=custom)
+    for size in SIZES:
+        images = images_of(size, 4)
+        expected = model.predict(images, verbose=0)
+        assert expected.shape == (4, 2)
+        assert_close(again.predict(images, verbose=0), expected)
+    again.fit(images_of((128, 128), 4), np.array([0, 1, 1, 0]), verbose=0)
+    assert np.isfinite(again.evaluate(images_of((128, 128), 4), np.array([0, 1, 1, 0]), verbose=0))
+
+
+@pytest.mark.parametrize("family", families)
+@some_sizes
+def test_the_trace_that_tells_the_size_is_reached_by_nobody(
+    family: str, sizes: list, loaded: Callable
+) -> None:
+    """And what it computes is right all the same."""
+    of = loaded(family, 7)
+    first, *others = of.hub.__call__.concrete_functions
+    (images, *_), _ = first.structured_input_signature
+    assert tuple(images.shape[1:3]) == (64, 64)
+    for other in others:
+        (images, *_), _ = other.structured_input_signature
+        assert images.shape.as_list() == [None, None, None, 3]
+    told = tf.function(
+        lambda x: of.hub(x, return_endpoints="size"), input_signature=[ANY], autograph=False
+    )
+    for size in sizes:
+        inputs = tf.constant(images_of(size))
+        assert_close(told(inputs), of.native(inputs))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (64, 64), (2, 64, 64, 6), (1, 3, 64, 64)], ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_other_shapes_are_refused(shape: tuple, training: bool, loaded: Callable) -> None:
+    """In whichever way they come, and the process goes on."""
+    of = loaded(V1, None)
+    unknown = tf.function(
+        lambda x: of.hub(x, training=training),
+        input_signature=[tf.TensorSpec(None, tf.float32)],
+        autograph=False,
+    )
+    for call in (lambda x: of.hub(x, training=training), unknown):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+            call(tf.zeros(shape))
+
+
+class TestEmptyBatch:
+    SIZES = ((64, 64), (48, 70))
+
+    @pytest.fixture(params=[*families, slow("quantops")])
+    def model(self, request: Any, randomise: Callable) -> MobileNet:
+        name = {V1: "mobilenet_v1_025_64", V2: "mobilenet_v2_035_64"}.get(
+            request.param, "mobilenet_v1_025_64/quantops"
+        )
+        return randomise(MobileNet(name, 5))
+
+    @pytest.fixture(params=["native", *map(slow, ("function", "module", "layer", "unknown"))])
+    def call(self, request: Any, model: MobileNet, tmp_path: Path) -> Callable:
+        if request.param == "native":
+            return model
+        if request.param == "function":
+            return tf.function(model, autograph=False)
+        mobilenets.save(model, tmp_path / "module")
+        loaded = hub.load(os.fspath(tmp_path / "module"))
+        if request.param == "module":
+            return loaded
+        if request.param == "layer":
+            return hub.KerasLayer(loaded, trainable=True)
+
+        def unknown(images: tf.Tensor, **arguments: Any) -> tf.Tensor:
+            function = tf.function(
+                lambda x: loaded(x, **arguments), input_signature=[ANY], autograph=False
+            )
+            return function(images)
+
+        unknown.variables = loaded.variables  # type: ignore[attr-defined]
+        return unknown
+
+    def test_it(self, call: Any, model: MobileNet) -> None:
+        variables = getattr(call, "variables", model.variables)
+        before = [variable.numpy() for variable in variables]
+        names = [getattr(variable, "path", getattr(variable, "name", "")) for variable in variables]
+        for size in self.SIZES:
+            images = tf.zeros((0, *size, 3))
+            assert call(images).shape == (0, 5)
+            with tf.GradientTape() as tape:
+                outputs = call(images, training=True)
+                loss = tf.reduce_sum(outputs)
+            assert outputs.shape == (0, 5)
+            watched = tape.watched_variables()
+            for gradient in tape.gradient(loss, watched):
+                assert gradient is None or not np.asarray(gradient).any()
+        for name, variable, value in zip(names, variables, before, strict=True):
+            if "weights_quant" not in name:  # These follow the weights, whatever the batch.
+                np.testing.assert_array_equal(variable, value, err_msg=name)
+
+    def test_endpoints(self, model: MobileNet) -> None:
+        full = model(tf.zeros((1, 64, 64, 3)), return_endpoints=True)
+        empty = model(tf.zeros((0, 64, 64, 3)), return_endpoints=True)
+        assert full.keys() == empty.keys()
+        for name, value in full.items():
+            assert empty[name].shape == (0, *value.shape[1:])
+
+
+REPLICAS = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, tf_keras, tensorflow_hub as hub, mobilenets
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+(folder,) = sys.argv[1:]
+# Five images in batches of four: the second replica has none of the last batch.
+images = np.random.default_rng(0).uniform(size=(5, 64, 64, 3)).astype(np.float32)
+labels = np.array([0, 1, 1, 0, 1])
+for world in (keras, tf_keras):
+    with strategy.scope():
+        if world is keras:
+            features = mobilenets.load(folder)
+        else:
+            features = hub.KerasLayer(folder, trainable=True)
+        model = world.Sequential([features, world.layers.Dense(2)])
+        loss = world.losses.SparseCategoricalCrossentropy(True)
+        model.compile(world.optimizers.SGD(0.01), loss)
+    history = model.fit(images, labels, batch_size=4, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all(), (world.__name__, history)
+    bad = [v.name for v in features.weights if not np.isfinite(np.asarray(v)).all()]
+    assert not bad, (world.__name__, bad)
+    assert model.predict(images, batch_size=4, verbose=0).shape == (5, 2)
+    assert np.isfinite(model.evaluate(images, labels, batch_size=4, verbose=0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("onednn", ["1", "0"], ids=["oneDNN", "plain"])
+def test_a_replica_without_images(onednn: str, module: Callable) -> None:
+    """In Keras 3 and in tf_keras, one after the other in a process."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS, os.fspath(module(V1))],
+        cwd=ROOT,
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

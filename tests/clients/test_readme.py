@@ -1,0 +1,79 @@
+"""The README's first results, run as they stand there on a new user's folder of images."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mobilenets
+from sample.digits import KEPT, NAMES, digits
+
+ROOT = Path(__file__).parents[2]
+SNIPPET = re.compile(r"<!-- runs in the tests: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
+SNIPPETS = dict(SNIPPET.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = tf.image.convert_image_dtype(image, tf.uint8, saturate=True)
+    encode = tf.io.encode_jpeg if path.suffix == ".jpg" else tf.io.encode_png
+    path.write_bytes(encode(pixels).numpy())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images of five digits, a new one, and the sample's features."""
+    images, labels, new, new_labels = digits(KEPT)
+    for label, digit in enumerate(KEPT):
+        for i, image in enumerate(images[labels == label]):
+            write(tmp_path / "photos" / NAMES[digit] / f"{i}.png", image)
+    write(tmp_path / "new.jpg", new[new_labels == KEPT.index(6)][0])
+    sample = mobilenets.load(ROOT / "sample")
+    features = sample.with_classes(None)
+    mobilenets.save(features, tmp_path / "models" / "mobilenet_v1_025_64" / "feature_vector")
+    return tmp_path
+
+
+def run(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_there_is_one_for_each_world() -> None:
+    assert list(SNIPPETS) == ["hub", "keras"]
+
+
+SEEDED: dict[str, Callable[[str], str]] = {
+    "hub": lambda code: f"import tf_keras\ntf_keras.utils.set_random_seed(0)\n{code}",
+    "keras": lambda code: f"import keras\nkeras.utils.set_random_seed(0)\n{code}",
+}
+REST = """
+import numpy as np
+batch = next(iter(held_out))[0]
+np.testing.assert_allclose(again.predict(batch), model.predict(batch), atol=1e-4)
+print("held out:", model.evaluate(held_out)[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", list(SNIPPETS))
+def test_a_folder_of_images(world: str, folder: Path) -> None:
+    output = run(SEEDED[world](SNIPPETS[world]) + REST, folder)
+    assert re.search(r"^six(: \d|$)", output, re.MULTILINE)
+    accuracy = float(output.rpartition("held out: ")[2])
+    assert accuracy >= 0.9

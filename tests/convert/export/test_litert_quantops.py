@@ -1,0 +1,515 @@
+"""Integer models: equal to Google's where there are such, else close to what they are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_hub as hub
+import tf_keras
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from tiers import first_fast, slow
+
+import mobilenets
+from convert.__main__ import main
+from convert.errors import ConvertError
+from convert.export.litert_quantops import export, integer_model
+from mobilenets import MobileNet, Variant
+from mobilenets.weights.bundle import Checkpoint
+from sample.digits import KEPT, digits
+
+VARIANT = Variant("mobilenet_v1", 0.25, 64, quantized=True)
+SIZE = VARIANT.image_size
+SAMPLE = Path(__file__).parents[3] / "sample" / "mobilenet_v1_0.25_64.ckpt"
+GOOGLES = {
+    "mobilenet_v1_0.25_128_quant": "logits",
+    "mobilenet_v1_0.5_160_quant": "logits",
+    "mobilenet_v1_0.75_192_quant": "logits",
+    "mobilenet_v1_1.0_224_quant": "feature",
+}
+
+
+class Running:
+    """A LiteRT model in LiteRT's interpreter."""
+
+    def __init__(
+        self,
+        model: bytes,
+        kernels: OpResolverType = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        **arguments,
+    ) -> None:
+        self.interpreter = Interpreter(
+            model_content=model, experimental_op_resolver_type=kernels, **arguments
+        )
+        self.interpreter.allocate_tensors()
+        (self.input,) = self.interpreter.get_input_details()
+        (self.output,) = self.interpreter.get_output_details()
+        self.scale, self.zero_point = self.output["quantization"]
+
+    def __call__(self, pixels: np.ndarray, tensor: int | None = None) -> np.ndarray:
+        found = []
+        for image in pixels:
+            self.interpreter.set_tensor(self.input["index"], image[np.newaxis])
+            self.interpreter.invoke()
+            index = self.output["index"] if tensor is None else tensor
+            found.append(self.interpreter.get_tensor(index).ravel())
+        return np.array(found)
+
+    def floats(self, images: np.ndarray) -> np.ndarray:
+        return self.scale * (self(pixels_of(images)).astype(int) - self.zero_point)
+
+
+def pixels_of(images: np.ndarray) -> np.ndarray:
+    return np.round(images * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models(reference_data: Path) -> Callable[[str], tuple[bytes, bytes]]:
+    """By name: ours of the quantized checkpoint, and Google's beside it."""
+    made: dict[str, tuple[bytes, bytes]] = {}
+
+    def models(name: str) -> tuple[bytes, bytes]:
+        if name not in made:
+            folder = reference_data / "checkpoints" / name
+            classes = 1001 if GOOGLES[name] == "logits" else None
+            model = MobileNet(name, classes)
+            found = Checkpoint(folder / f"{name}.ckpt").read(model.slim_variables)
+            for key, variable in model.slim_variables.items():
+                variable.assign(found[key])
+            (theirs,) = folder.glob("*.tflite")
+            made[name] = integer_model(model), theirs.read_bytes()
+        return made[name]
+
+    return models
+
+
+@pytest.mark.slow
+class TestGoogles:
+    @pytest.mark.parametrize("name", GOOGLES)
+    def test_photographs(self, name: str, models: Callable, reference_data: Path) -> None:
+        golden = np.load(reference_data / "golden" / f"{name}.npz")
+        running = Running(models(name)[0])
+        which = f"tflite_{GOOGLES[name]}"
+        np.testing.assert_array_equal(running(golden["images"]), golden[f"{which}_q"])
+        assert running.scale == pytest.approx(float(golden[f"{which}_scale"]), rel=1e-6)
+        assert running.zero_point == golden[f"{which}_zero_point"]
+
+    @pytest.mark.parametrize("kernels", ["plain", "xnnpack"])
+    @pytest.mark.parametrize("name", GOOGLES)
+    def test_random_images(self, name: str, kernels: str, models: Callable) -> None:
+        """XNNPACK rounds its own way: with it the integers are others, and equal again."""
+        resolver = {
+            "plain": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            "xnnpack": OpResolverType.BUILTIN,
+        }[kernels]
+        ours, theirs = models(name)
+        running = Running(ours, resolver)
+        size = running.input["shape"][1]
+        pixels = np.random.default_rng(0).integers(0, 256, (100, size, size, 3), np.uint8)
+        google = Running(theirs, resolver, experimental_preserve_all_tensors=True)
+        logits = None
+        if GOOGLES[name] == "logits":
+            # Behind them there is a softmax.
+            (logits,) = (
+                operation["inputs"][0]
+                for operation in google.interpreter._get_ops_details()
+                if operation["op_name"] == "RESHAPE"
+            )
+        found = running(pixels)
+        assert len(np.unique(found)) > 50
+        np.testing.assert_array_equal(found, google(pixels, logits))
+
+    @pytest.mark.parametrize("name", GOOGLES)
+    def test_size(self, name: str, models: Callable) -> None:
+        ours, theirs = models(name)
+        assert len(ours) == pytest.approx(len(theirs), rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def patterns() -> np.ndarray:
+    """Images with structure, `[24, 64, 64, 3]`."""
+    random = np.random.default_rng(0)
+    coarse = random.uniform(size=(24, 8, 8, 3)).astype(np.float32)
+    return np.repeat(np.repeat(coarse, 8, 1), 8, 2)
+
+
+@pytest.fixture(scope="module")
+def quantized(randomise: Callable, patterns: np.ndarray) -> Callable[[int | None], MobileNet]:
+    """Quantized models of random weights, by number of classes; not to be changed."""
+    made: dict[int | None, MobileNet] = {}
+
+    def quantized(num_classes: int | None) -> MobileNet:
+        if num_classes not in made:
+            model = randomise(MobileNet(VARIANT, num_classes))
+            model(patterns, training=True, activation_range_momentum=0.0)
+            made[num_classes] = model
+        return made[num_classes]
+
+    return quantized
+
+
+@pytest.fixture(scope="module")
+def saved(quantized: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("modules") / "quantops"
+    mobilenets.save(quantized(None), folder)
+    return folder
+
+
+def hub_classifier(saved: Path, *layers: tf_keras.layers.Layer) -> tf_keras.Sequential:
+    return tf_keras.Sequential(
+        [tf_keras.layers.Input((SIZE, SIZE, 3)), hub.KerasLayer(str(saved)), *layers]
+    )
+
+
+@pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
+def test_a_module(num_classes: int | None, quantized: Callable, patterns: np.ndarray) -> None:
+    model = quantized(num_classes)
+    running = Running(integer_model(model))
+    assert (running.input["dtype"], running.output["dtype"]) == (np.uint8, np.uint8)
+    assert tuple(running.input["shape"]) == (1, SIZE, SIZE, 3)
+    assert running.input["quantization"] == (1 / 128, 128)
+    assert tuple(running.output["shape"]) == (1, num_classes or 256)
+    expected = model(pixels_of(patterns) / np.float32(255)).numpy()
+    assert expected.std() > 5 * running.scale
+    assert np.abs(running.floats(patterns) - expected).mean() < 1.5 * running.scale
+    kinds = [operation["op_name"] for operation in running.interpreter._get_ops_details()]
+    assert kinds == [
+        "CONV_2D",
+        *13 * ["DEPTHWISE_CONV_2D", "CONV_2D"],
+        "AVERAGE_POOL_2D",
+        *(["CONV_2D"] if num_classes else []),
+        "RESHAPE",
+    ]
+    dtypes = {d["dtype"] for d in running.interpreter.get_tensor_details()}
+    assert dtypes == {np.uint8, np.int32}
+
+
+@pytest.mark.parametrize("kernels", first_fast(["BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN"]))
+@pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
+def test_other_batches(
+    num_classes: int | None, kernels: str, quantized: Callable, patterns: np.ndarray
+) -> None:
+    model, resolver = integer_model(quantized(num_classes)), OpResolverType[kernels]
+    pixels = pixels_of(patterns[:2])
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=resolver)
+    (first,), (last,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(first["index"], pixels.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(first["index"], pixels)
+    interpreter.invoke()
+    expected = Running(model, resolver)(pixels)
+    np.testing.assert_array_equal(interpreter.get_tensor(last["index"]), expected)
+    assert len(np.unique(expected)) > 5
+
+
+@pytest.mark.slow
+def test_saved_or_not(
+    quantized: Callable, saved: Path, tmp_path: Path, patterns: np.ndarray
+) -> None:
+    expected = Running(integer_model(quantized(None)))(pixels_of(patterns))
+    quantized(None).save(tmp_path / "native.keras")
+    wrapped = hub_classifier(saved)
+    wrapped.save(tmp_path / "hub")
+    wrapped.save(tmp_path / "hub.keras")
+    for source in (saved, wrapped, tmp_path / "hub", tmp_path / "hub.keras", "native.keras"):
+        place = tmp_path / source if isinstance(source, str) else source
+        found = Running(integer_model(place))(pixels_of(patterns))
+        np.testing.assert_array_equal(found, expected, str(source))
+
+
+def dense(*arguments, **kwargs) -> Callable:
+    return lambda keras: keras.layers.Dense(*arguments, **kwargs)
+
+
+HEADS: dict[str, list[Callable]] = {
+    "dense": [dense(5)],
+    "softmax": [dense(5, activation="softmax")],
+    "sigmoid": [dense(5, activation="sigmoid")],
+    "no-bias": [dense(5, use_bias=False)],
+    "hidden": [
+        dense(20, activation="relu"),
+        lambda keras: keras.layers.Dropout(0.5),
+        dense(5),
+    ],
+    "hidden-relu6": [dense(20, activation="relu6"), dense(5, activation="softmax")],
+    "separate": [
+        dense(5),
+        lambda keras: keras.layers.Activation("softmax"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("world", "head"),
+    [
+        slow("native", "hidden"),
+        ("tf_keras", "dense"),
+        slow("tf_keras", "hidden"),
+        *(slow("native", head) for head in HEADS if head != "hidden"),
+    ],
+)
+def test_classifiers(
+    world: str, head: str, saved: Path, quantized: Callable, patterns: np.ndarray
+) -> None:
+    tf_keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(1)
+    if world == "native":
+        layers = [layer(keras) for layer in HEADS[head]]
+        model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), quantized(None), *layers])
+    else:
+        model = hub_classifier(saved, *(layer(tf_keras) for layer in HEADS[head]))
+    expected = np.asarray(model(pixels_of(patterns) / np.float32(255)))
+    if "hidden" in head:
+        with pytest.raises(ConvertError, match=r"2 layers after the module .*: pass images"):
+            integer_model(model)
+    for images in [patterns] if "hidden" in head else [patterns, None]:
+        running = Running(integer_model(model, images=images))
+        difference = np.abs(running.floats(patterns) - expected)
+        assert difference.mean() < 0.03 * (expected.max() - expected.min())
+        dtypes = {d["dtype"] for d in running.interpreter.get_tensor_details()}
+        assert dtypes == {np.uint8, np.int32}
+
+
+@pytest.mark.slow
+def test_a_functional_classifier_on_feature_maps(saved: Path, patterns: np.ndarray) -> None:
+    keras.utils.set_random_seed(1)
+    backbone = mobilenets.load(saved)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    maps = backbone(inputs, return_endpoints=True)["MobilenetV1/Conv2d_11_pointwise"]
+    maps = keras.layers.Conv2D(12, 3, activation="relu", padding="same")(maps)
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(maps)))
+    expected = np.asarray(model(pixels_of(patterns) / np.float32(255)))
+    running = Running(integer_model(model, images=patterns))
+    difference = np.abs(running.floats(patterns) - expected)
+    assert difference.mean() < 0.03 * (expected.max() - expected.min())
+
+
+@pytest.mark.slow
+def test_bounds_hold_for_every_image_and_images_are_finer(
+    saved: Path, patterns: np.ndarray
+) -> None:
+    model = hub_classifier(saved, tf_keras.layers.Dense(3))
+    kernel, bias = model.layers[-1].get_weights()
+    (last,) = (v.numpy() for v in model.layers[0].weights if "13_pointwise/act_quant/max" in v.name)
+    highest = (last * np.maximum(kernel, 0).sum(0) + bias).max()
+    lowest = (last * np.minimum(kernel, 0).sum(0) + bias).min()
+    coarse, fine = (Running(integer_model(model, images=images)) for images in (None, patterns))
+    assert coarse.scale * 255 == pytest.approx(highest - lowest, rel=0.01)
+    shown = np.asarray(model(patterns))
+    assert fine.scale * 255 == pytest.approx(max(shown.max(), 0) - min(shown.min(), 0), rel=0.05)
+    assert fine.scale < coarse.scale
+
+
+@pytest.mark.slow
+def test_pixels_from_0_to_255(saved: Path, patterns: np.ndarray) -> None:
+    model = tf_keras.Sequential(
+        [
+            tf_keras.layers.Input((SIZE, SIZE, 3)),
+            tf_keras.layers.Rescaling(1 / 255),
+            hub.KerasLayer(str(saved)),
+        ]
+    )
+    np.testing.assert_array_equal(
+        Running(integer_model(model))(pixels_of(patterns)),
+        Running(integer_model(saved))(pixels_of(patterns)),
+    )
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quantops module of the sample checkpoint, which tells the digits 0 to 4 apart."""
+    model = MobileNet(VARIANT)
+    values = Checkpoint(SAMPLE)
+    names = [name for name in model.slim_variables if name in values.shapes]
+    for name, value in values.read(names).items():
+        model.slim_variables[name].assign(value)
+    images, *_ = digits(range(5))
+    model(images[:100], training=True, activation_range_momentum=0.0)
+    folder = tmp_path_factory.mktemp("sample") / "quantops"
+    mobilenets.save(model, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["tf_keras", "native"])
+def test_fine_tuned_on_digits(world: str, sample: Path, tmp_path: Path) -> None:
+    """Digits 5 to 9, which the module has never seen: fine-tuned, then integers alone."""
+    images, labels, held_out, expected = digits(KEPT)
+    kerases = keras if world == "native" else tf_keras
+    kerases.utils.set_random_seed(0)
+    if world == "native":
+        backbone = mobilenets.load(sample, activation_range_momentum=0.9)
+    else:
+        arguments = {"activation_range_momentum": 0.9}
+        backbone = hub.KerasLayer(str(sample), trainable=True, arguments=arguments)
+    inputs = kerases.layers.Input((SIZE, SIZE, 3))
+    model = kerases.Sequential([inputs, backbone, kerases.layers.Dense(5)])
+    model.compile(
+        kerases.optimizers.Adam(1e-3),
+        kerases.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(images, labels, 32, epochs=3, verbose=0)
+    outputs = model.predict(held_out, verbose=0)
+    fine_tuned = np.mean(outputs.argmax(1) == expected)
+    assert fine_tuned >= 0.9
+
+    model.save(tmp_path / "classifier.keras")
+    for given in (None, images[:100]):
+        integers = Running(integer_model(tmp_path / "classifier.keras", images=given))
+        accuracy = np.mean(integers(pixels_of(held_out)).argmax(1) == expected)
+        assert abs(accuracy - fine_tuned) <= 0.01
+
+
+class TestExport:
+    def test_writes_what_integer_model_gives(
+        self, quantized: Callable, tmp_path: Path, patterns: np.ndarray
+    ) -> None:
+        path = tmp_path / "new" / "model.tflite"
+        done = export(quantized(7), path, images=patterns)
+        assert path.read_bytes() == integer_model(quantized(7))
+        assert [p.name for p in path.parent.iterdir()] == ["model.tflite"]
+        running = Running(path.read_bytes())
+        assert (done.bytes, done.images, done.image_size) == (path.stat().st_size, 24, SIZE)
+        assert (done.scale, done.zero_point) == (running.scale, running.zero_point)
+        assert done.ranges == "module"
+        found = running.floats(patterns)
+        outputs = quantized(7)(pixels_of(patterns) / np.float32(255)).numpy()
+        assert done.difference == pytest.approx(np.abs(found - outputs).mean() / running.scale)
+        assert done.agreement == np.mean(found.argmax(1) == outputs.argmax(1))
+
+    @pytest.mark.slow
+    def test_command(self, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "model.tflite"
+        path.write_bytes(b"an older one")
+        assert main(["lite", str(saved), "--output", str(path)]) == 0
+        printed = capsys.readouterr()
+        assert f"{path.stat().st_size:,}" in printed.out
+        assert "uint8 64 px" in printed.out
+        assert "steps" in printed.out
+        assert "top-1" not in printed.out
+        Running(path.read_bytes())
+
+    @pytest.mark.slow
+    def test_command_with_images(
+        self,
+        saved: Path,
+        tmp_path: Path,
+        patterns: np.ndarray,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        hub_classifier(saved, tf_keras.layers.Dense(3)).save(tmp_path / "classifier")
+        (tmp_path / "images" / "some").mkdir(parents=True)
+        for index, image in enumerate(pixels_of(patterns[:3])):
+            png = tf.io.encode_png(image).numpy()
+            (tmp_path / "images" / "some" / f"{index}.PNG").write_bytes(png)
+        arguments = ["lite", str(tmp_path / "classifier"), "--output", str(tmp_path / "m.tflite")]
+        for given, ranges, count in (
+            ([], "bounds", 4),
+            (["--images", str(tmp_path / "images")], "images", 3),
+        ):
+            assert main([*arguments, *given, "--json"]) == 0
+            done = json.loads(capsys.readouterr().out)
+            assert (done["ranges"], done["images"]) == (ranges, count)
+            # Noise patterns say nothing about classes.
+            assert (done["agreement"] is None) == (not given)
+            assert done["difference"] > 0
+
+    @pytest.mark.parametrize("images", ["absent", "empty"])
+    def test_no_images(
+        self, images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        arguments = ["--output", str(tmp_path / "m.tflite"), "--images", str(tmp_path / images)]
+        assert main(["lite", "module", *arguments]) == 2
+        assert f"{tmp_path / images}: no " in " ".join(capsys.readouterr().err.split())
+
+    def test_nothing_is_left_where_it_cannot_be_written(
+        self, quantized: Callable, tmp_path: Path
+    ) -> None:
+        (tmp_path / "model.tflite").mkdir()
+        with pytest.raises(ConvertError, match=r"model\.tflite cannot be written: "):
+            export(quantized(None), tmp_path / "model.tflite")
+        assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+
+
+class TestRefused:
+    def test_a_float_module(self, module: Callable[..., Path]) -> None:
+        with pytest.raises(ConvertError, match="the model is not quantized"):
+            integer_model(module("mobilenet_v1"))
+
+    def test_two_modules(self, quantized: Callable) -> None:
+        inputs = keras.Input((SIZE, SIZE, 3))
+        model = keras.Model(inputs, quantized(None)(inputs) + quantized(None)(inputs))
+        with pytest.raises(ConvertError, match=r"expected one quantops module .*, found 2"):
+            integer_model(model)
+
+    @pytest.mark.parametrize(
+        ("layer", "message"),
+        [
+            (tf_keras.layers.Resizing(SIZE, SIZE), "ResizeBilinear before the module"),
+            slow(tf_keras.layers.Rescaling(1 / 127.5, -1), "unsupported input scaling"),
+        ],
+        ids=["resizing", "other-scale"],
+    )
+    def test_preprocessing(self, layer: tf_keras.layers.Layer, message: str, saved: Path) -> None:
+        layers = [tf_keras.layers.Input((SIZE, SIZE, 3)), layer, hub.KerasLayer(str(saved))]
+        with pytest.raises(ConvertError, match=message):
+            integer_model(tf_keras.Sequential(layers))
+
+    @pytest.mark.parametrize(
+        ("layer", "operation"),
+        [
+            (tf_keras.layers.Dense(3, activation="elu"), "Elu"),
+            slow(tf_keras.layers.BatchNormalization(), "Mul"),
+        ],
+        ids=["elu", "batch-norm"],
+    )
+    def test_layers(self, layer: tf_keras.layers.Layer, operation: str, saved: Path) -> None:
+        with pytest.raises(ConvertError, match=f"no integer form of {operation}"):
+            integer_model(hub_classifier(saved, layer))
+
+    def test_two_outputs(self, quantized: Callable) -> None:
+        inputs = keras.Input((SIZE, SIZE, 3))
+        features = quantized(None)(inputs)
+        model = keras.Model(inputs, [features, keras.layers.Dense(2)(features)])
+        with pytest.raises(ConvertError, match="expected one output, found 2"):
+            integer_model(model)
+
+    def test_no_size(self, quantized: Callable) -> None:
+        inputs = keras.Input((None, None, 3))
+        model = keras.Model(inputs, quantized(None)(inputs))
+        with pytest.raises(ConvertError, match="does not say its image size"):
+            integer_model(model)
+        assert tuple(Running(integer_model(model, image_size=96)).input["shape"]) == (1, 96, 96, 3)
+
+    def test_another_size(self, saved: Path) -> None:
+        with pytest.raises(ConvertError, match="takes 64-pixel images; an image size of 96"):
+            integer_model(hub_classifier(saved), image_size=96)
+
+    @pytest.mark.parametrize(
+        "shape", [(2, 32, 32, 3), (64, 64, 3), (0, 64, 64, 3)], ids=["size", "rank", "none"]
+    )
+    def test_images(self, shape: tuple[int, ...], quantized: Callable) -> None:
+        with pytest.raises(ConvertError, match=r"images must be \[number, 64, 64, 3\], got"):
+            integer_model(quantized(None), images=np.zeros(shape, np.float32))
+
+    @pytest.mark.parametrize("kind", ["absent", "no file", "empty", "keras", "object"])
+    def test_no_model(self, kind: str, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "model.keras").write_bytes(b"no zip")
+        source, message = {
+            "absent": (tmp_path / "absent", "no folder"),
+            "no file": (tmp_path / "absent.keras", "absent.keras: no such file"),
+            "empty": (tmp_path / "empty", "was not written by mobilenets.save"),
+            "keras": (tmp_path / "model.keras", "cannot be loaded: "),
+            "object": (3, "expected a model or where one is saved, got int"),
+        }[kind]
+        with pytest.raises(ConvertError, match=message) as error:
+            integer_model(source)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,64 @@
+"""The command line postpones the library's `__init__.py`; programs that import it never do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mobilenets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_importing_the_library_registers_its_layers(tmp_path: Path) -> None:
+    """Whichever of Keras and the library comes first, and though nothing of it is used."""
+    path = str(tmp_path / "model.keras")
+    mobilenets.MobileNet("mobilenet_v1_025_32").save(path)
+    load = f"print(type(keras.models.load_model({path!r})).__name__)"
+    assert run(f"import mobilenets, keras; {load}") == "MobileNet"
+    assert run(f"import keras, mobilenets; {load}") == "MobileNet"
+
+
+def test_the_first_name_that_is_used_brings_all() -> None:
+    code = """
+import sys
+from convert import light
+import mobilenets
+from mobilenets.errors import MobileNetError
+from mobilenets.published import archives
+print("tensorflow" in sys.modules)
+print(mobilenets.MobileNetError is MobileNetError, "tensorflow" in sys.modules)
+import keras
+print("mobilenets>MobileNet" in keras.saving.get_custom_objects())
+print(sorted(mobilenets.__all__) == sorted(set(mobilenets.__all__) & set(dir(mobilenets))))
+print(hasattr(mobilenets, "nothing"))
+"""
+    assert run(code).split() == ["False", "True", "True", "True", "True", "False"]
+
+
+@pytest.mark.slow
+def test_star_imports_and_names_in_a_from_import() -> None:
+    code = "from convert import light\nfrom mobilenets import *\nprint(MobileNet.__name__)"
+    assert run(code) == "MobileNet"
+    code = "from convert import light\nfrom mobilenets import load\nprint(load.__name__)"
+    assert run(code) == "load"
+
+
+def test_a_library_that_is_there_stays_as_it_is() -> None:
+    code = (
+        "import mobilenets as a\nfrom convert import light\nimport mobilenets as b\n"
+        "print(a is b, type(b).__name__)"
+    )
+    assert run(code) == "True module"

@@ -1,0 +1,85 @@
+"""Files and folders arrive complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mobilenets.writing import written_beside
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("replacing", [False, True], ids=["new", "replaced"])
+def test_what_is_written_arrives(kind: str, replacing: bool, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "target"
+    for text in ("old", "new") if replacing else ("new",):
+        with written_beside(target) as folder:
+            entry = folder / "target"
+            if kind == "folder":
+                entry.mkdir()
+                entry /= "file"
+            entry.write_text(text)
+            (folder / "target.labels").write_text(text)
+            assert not any("target" in name and text in name for name in names(tmp_path / "new"))
+    assert names(tmp_path / "new") == ["target", "target.labels"]
+    found = target if kind == "file" else target / "file"
+    assert (found.read_text(), (tmp_path / "new" / "target.labels").read_text()) == ("new", "new")
+    assert target.stat().st_mode & 0o777 == (0o644 if kind == "file" else 0o755)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failed_block_leaves_the_old(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    if kind == "folder":
+        target.mkdir()
+    (target / "file" if kind == "folder" else target).write_text("old")
+    with pytest.raises(KeyError), written_beside(target) as folder:  # noqa: PT012
+        (folder / "target").mkdir()
+        raise KeyError
+    assert names(tmp_path) == ["target"]
+    assert (target / "file" if kind == "folder" else target).read_text() == "old"
+
+
+def test_the_target_moves_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(
+        "os.replace", lambda old, new: (moved.append(Path(new).name), replace(old, new))
+    )
+    with written_beside(tmp_path / "b") as folder:
+        for name in "cab":
+            (folder / name).write_text("")
+    assert (sorted(moved), moved[-1]) == (["a", "b", "c"], "b")
+
+
+def test_an_older_folder_survives_a_failed_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "module"
+    target.mkdir()
+    (target / "file").write_text("old")
+    rename = Path.rename
+
+    def fail(self: Path, to: Path) -> Path:
+        if to == target and self.parent.name == "new":
+            raise OSError("no space")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space"), written_beside(target) as folder:  # noqa: PT012
+        (folder / "module").mkdir()
+        (folder / "module" / "file").write_text("new")
+    assert names(tmp_path) == ["module"]
+    assert (target / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("target", ["/dev/null/file", "/proc/file"])
+def test_where_nothing_can_be_written(target: str) -> None:
+    with pytest.raises(OSError), written_beside(target) as folder:  # noqa: PT011
+        (folder / "file").write_text("")

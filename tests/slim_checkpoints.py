@@ -1,0 +1,67 @@
+"""Checkpoints as TF-Slim writes them, for the tests that read some."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from convert.export.bundle import write
+from mobilenets import architecture
+from mobilenets.variants import Variant
+
+AVERAGE = "/ExponentialMovingAverage"
+INDEX, DATA = ".index", ".data-00000-of-00001"
+
+
+def network(
+    family: str, multiplier: float, classes: int | None = None, quantized: bool = False
+) -> dict[str, np.ndarray]:
+    """Random variables of a whole network as Slim names and shapes them."""
+    random = np.random.default_rng(0)
+    variables: dict[str, np.ndarray] = {}
+
+    def add(name: str, *shape: int) -> None:
+        variables[name] = random.normal(size=shape).astype(np.float32)
+
+    scope = architecture.scope(family)
+    channels = 3
+    for line in architecture.convolutions(Variant(family, multiplier, 224), classes):
+        name, kernel = f"{scope}/{line.scope}", (line.kernel_size, line.kernel_size)
+        if line.kind == "depthwise":
+            add(f"{name}/depthwise_weights", *kernel, channels, 1)
+        else:
+            add(f"{name}/weights", *kernel, channels, line.filters)
+        if line.kind == "logits":
+            add(f"{name}/biases", line.filters)
+        else:
+            for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+                add(f"{name}/BatchNorm/{part}", line.filters)
+        if quantized:
+            twice = name if line.kind == "logits" else f"{scope}/{name}"
+            for which in ("weights_quant", "act_quant"):
+                add(f"{twice}/{which}/min")
+                add(f"{twice}/{which}/max")
+        channels = line.filters
+    return variables
+
+
+def written(folder: Path, name: str, variables: Mapping[str, np.ndarray]) -> Path:
+    """The prefix of a checkpoint that holds the variables."""
+    write(folder / name, variables)
+    return folder / name
+
+
+def constants(keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """Variables that hold their own position."""
+    return {key: np.full((2,), i, np.float32) for i, key in enumerate(keys)}
+
+
+def packed(archive: Path, *files: Path) -> Path:
+    """The archive, with the files at its top."""
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in files:
+            tar.add(file, arcname=f"./{file.name}")
+    return archive
