@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from convert.export.bundle import write
 from mobilenets import architecture
 from mobilenets.variants import Variant
+from mobilenets.weights import WeightsError
+from mobilenets.weights.bundle import Checkpoint, find
+from mobilenets.weights.slim import Selection, select
 
 AVERAGE = "/ExponentialMovingAverage"
 INDEX, DATA = ".index", ".data-00000-of-00001"
@@ -65,3 +70,18 @@ def packed(archive: Path, *files: Path) -> Path:
         for file in files:
             tar.add(file, arcname=f"./{file.name}")
     return archive
+
+
+def refused(message: str):
+    """Expects a line that contains a text."""
+    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
+
+
+@contextlib.contextmanager
+def opened(source: str | Path) -> Iterator[Checkpoint]:
+    """The checkpoint at a path, whatever is in it."""
+    yield Checkpoint(find(source), str(source))
+
+
+def selected(folder: Path, keys: Iterable[str], weights: str = "auto") -> Selection:
+    return select(Checkpoint(written(folder, "model.ckpt", constants(keys))), weights)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from slim_checkpoints import DATA, INDEX, written
+from slim_checkpoints import DATA, INDEX, opened, written
 
 from convert.errors import ConvertError
 from convert.export.bundle import write
-from mobilenets.weights.bundle import Checkpoint, find
 
 
 def refused(message: str):
     """Expects a line that contains a text."""
     return pytest.raises(ConvertError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
-@contextlib.contextmanager
-def opened(source: str | Path) -> Iterator[Checkpoint]:
-    """The checkpoint at a path, whatever is in it."""
-    yield Checkpoint(find(source), str(source))
 
 
 @pytest.fixture

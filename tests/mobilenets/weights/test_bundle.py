@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
-from slim_checkpoints import DATA, INDEX, constants, packed, written
+from slim_checkpoints import DATA, INDEX, constants, opened, packed, refused, written
 
 from convert.export.bundle import write
 from mobilenets import weights
-from mobilenets.weights import WeightsError
-from mobilenets.weights.bundle import Checkpoint, find
-from mobilenets.weights.slim import Selection, select
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
-@contextlib.contextmanager
-def opened(source: str | Path) -> Iterator[Checkpoint]:
-    """The checkpoint at a path, whatever is in it."""
-    yield Checkpoint(find(source), str(source))
-
-
-def selected(folder: Path, keys: Iterable[str], weights: str = "auto") -> Selection:
-    return select(Checkpoint(written(folder, "model.ckpt", constants(keys))), weights)
-
-
-@pytest.fixture
-def values() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(1)
-    return {
-        "MobilenetV1/Conv2d_0/weights": random.normal(size=(3, 3, 3, 8)).astype(np.float32),
-        "MobilenetV1/Conv2d_0/BatchNorm/beta": random.normal(size=8).astype(np.float32),
-        "MobilenetV1/Logits/Conv2d_1c_1x1/biases": random.normal(size=600).astype(np.float32),
-    }
-
-
-@pytest.fixture
-def model(tmp_path: Path, values: dict[str, np.ndarray]) -> Path:
-    """The prefix of a small checkpoint, alone in its folder."""
-    return written(tmp_path / "run", "model.ckpt-20", values)
 
 
 class TestRead:

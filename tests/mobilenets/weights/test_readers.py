@@ -9,34 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slim_checkpoints import DATA, INDEX, constants, network, packed, written
+from slim_checkpoints import DATA, INDEX, constants, network, packed, refused, written
 
 import mobilenets
 from convert.conversion import convert
 from mobilenets import images, weights
 from mobilenets.variants import Variant
-from mobilenets.weights import Weights, WeightsError, readers
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
-@pytest.fixture
-def values() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(1)
-    return {
-        "MobilenetV1/Conv2d_0/weights": random.normal(size=(3, 3, 3, 8)).astype(np.float32),
-        "MobilenetV1/Conv2d_0/BatchNorm/beta": random.normal(size=8).astype(np.float32),
-        "MobilenetV1/Logits/Conv2d_1c_1x1/biases": random.normal(size=600).astype(np.float32),
-    }
-
-
-@pytest.fixture
-def model(tmp_path: Path, values: dict[str, np.ndarray]) -> Path:
-    """The prefix of a small checkpoint, alone in its folder."""
-    return written(tmp_path / "run", "model.ckpt-20", values)
+from mobilenets.weights import Weights, readers
 
 
 class TestOpenSource:
