@@ -26,7 +26,7 @@ $(installed): pyproject.toml
 
 tests := $(bin)/python -m pytest -n auto --dist loadgroup
 
-test: $(installed)  ## the tests but for the slow ones: minutes
+test: $(installed)  ## the tests but for the slow ones
 	$(tests) -m "not slow"
 
 test-slow: $(installed)  ## the slow tests alone
