@@ -20,16 +20,18 @@ NAMES = ("http://download.tensorflow.org", "https://storage.googleapis.com")
 NAMES += ("https://tfhub.dev", "https://www.kaggle.com")
 
 
-def tgz(members: dict[str, bytes] | Path) -> bytes:
-    """An archive of files by name, or of a folder."""
+def tgz(members: dict[str, bytes] | list[tuple[tarfile.TarInfo, bytes]] | Path) -> bytes:
+    """An archive of files by name, of whatever the given headers say, or of a folder."""
+    if isinstance(members, dict):
+        members = [(tarfile.TarInfo(name), content) for name, content in members.items()]
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         if isinstance(members, Path):
             tar.add(members, arcname=".")
         else:
-            for name, content in members.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
+            for member, content in members:
+                if member.isreg():
+                    member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return packed.getvalue()
 
@@ -110,7 +112,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hosts]:
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith("MOBILENETS_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("mobilenets.fetching._DELAYS", (0.0, 0.0))
+    monkeypatch.setattr("mobilenets.fetching.network._DELAYS", (0.0, 0.0))
     monkeypatch.setenv("MOBILENETS_CACHE", str(tmp_path / "cache"))
     with Hosts() as server:
         monkeypatch.setenv("MOBILENETS_HOSTS", server.environment)

@@ -41,11 +41,23 @@ APART = ["errors", "published", "images", "writing", "_version"]
 READERS = [reader.__name__.rpartition(".")[2] for reader in readers.READERS]
 KERAS = ["keras_hdf5", "keras_layout", "keras_names", "keras_config"]
 WEIGHTS = ["errors", "identify", "mapping", "contents", "bundle", *KERAS, *READERS, "readers"]
+# Within the package that fetches: what each room may use. The network's knows no cache and no hash,
+# an archive's room no network.
+FETCHING: dict[str, set[str]] = {
+    "errors": set(),
+    "urls": set(),
+    "network": {"errors"},
+    "archives": {"errors"},
+    "cache_folder": {"urls"},
+    "checks": {"archives", "errors"},
+    "source_order": {"cache_folder"},
+    "files": {"archives", "cache_folder", "checks", "errors", "network", "urls"},
+}
 # What `python -m convert list` needs, and a download.
 LIGHT = ["errors", "published", "writing", "fetching", "variants"]
 
 # The one module that may touch the network.
-FETCHING = "mobilenets/fetching.py"
+NETWORKING = "mobilenets/fetching/network.py"
 # Libraries that are there to touch it, of the standard library and beyond.
 NETWORK = {
     *("aiohttp", "asyncssh", "boto3", "botocore", "curl_cffi", "datasets", "fabric", "fsspec"),
@@ -113,6 +125,8 @@ def network_uses(text: str, file: str) -> set[str]:
         if (name.split(".")[0] in NETWORK or name.split(".")[-1] in FETCHES)
         # Messages, of the package that shares its first name with Google's clients.
         and not name.startswith("google.protobuf.")
+        # Texts alone; what else its package holds is seen where it is used.
+        and name != "urllib.parse"
     }
     hubs = set()
     for node in ast.walk(ast.parse(text)):
@@ -129,6 +143,8 @@ def network_uses(text: str, file: str) -> set[str]:
                 found.add(f"tensorflow_hub.{node.attr}")
             if node.attr in FETCHES:
                 found.add(node.attr)
+            if owner == "urllib" and node.attr != "parse":
+                found.add(f"urllib.{node.attr}")
         elif isinstance(node, ast.Name) and node.id in FETCHES:
             found.add(node.id)
         elif isinstance(node, ast.Constant):
@@ -177,6 +193,7 @@ def test_the_library_does_not_know_the_converter(path: Path) -> None:
 def test_every_module_of_the_library_has_its_place() -> None:
     for folder, names in (
         (ROOT / "mobilenets", {*ORDER, *APART}),
+        (ROOT / "mobilenets" / "fetching", set(FETCHING)),
         (ROOT / "mobilenets" / "weights", set(WEIGHTS)),
     ):
         found = {path.stem for path in folder.iterdir() if not path.name.startswith("__")}
@@ -204,6 +221,18 @@ def test_weights_have_one_direction(name: str) -> None:
     assert used <= (before - set(READERS) if name in READERS else before)
 
 
+@pytest.mark.parametrize("name", FETCHING)
+def test_rooms_of_fetching_know_no_more_than_they_need(name: str) -> None:
+    used = parts(ROOT / "mobilenets" / "fetching" / f"{name}.py", "mobilenets/fetching")
+    assert used == FETCHING[name]
+
+
+def test_the_package_that_fetches_is_used_by_its_own_names() -> None:
+    rooms = ROOT / "mobilenets" / "fetching"
+    for path in (*LIBRARY, *CONVERTER):
+        assert path.parent == rooms or not parts(path, "mobilenets/fetching")
+
+
 def test_only_the_list_of_readers_knows_them() -> None:
     """So that another format is a file, and a line there."""
     knowing = {
@@ -216,7 +245,8 @@ def test_only_the_list_of_readers_knows_them() -> None:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_modules_use_light_ones(name: str) -> None:
-    assert parts(ROOT / "mobilenets" / f"{name}.py", "mobilenets") <= set(LIGHT)
+    for file in files_of(name):
+        assert parts(file, "mobilenets") <= set(LIGHT)
 
 
 def test_light_modules_load_nothing_heavy() -> None:
@@ -238,7 +268,7 @@ def test_parts_of_their_own(name: str) -> None:
 @pytest.mark.parametrize("path", [*LIBRARY, *CONVERTER], ids=label)
 def test_one_module_touches_the_network(path: Path) -> None:
     found = network_uses(path.read_text(encoding="utf-8"), label(path))
-    if label(path) == FETCHING:
+    if label(path) == NETWORKING:
         assert {"pooch", "requests"} <= found
     else:
         assert not found
@@ -277,6 +307,9 @@ def test_users_of_tensorflow_hub_have_a_folder(file: str) -> None:
         ("keras.applications.MobileNet(weights=None)", set()),
         ("import pooch", {"pooch"}),
         ("from google.protobuf.message import DecodeError", set()),
+        ("import urllib.parse\nurllib.parse.urlsplit('x')", set()),
+        ("import urllib.parse\nurllib.request.build_opener()", {"urllib.request"}),
+        ("from urllib import request", {"urllib", "urllib.request"}),
         ("from google.cloud import storage", {"google.cloud", "google.cloud.storage"}),
         ("import kagglehub as k\nk.model_download('x')", {"kagglehub", "model_download"}),
         (
@@ -306,6 +339,6 @@ def test_public_names() -> None:
     ]
     for name in mobilenets.__all__:
         assert getattr(mobilenets, name).__doc__
-    modules = {path.stem for path in LIBRARY} | {"weights"}
+    modules = {path.stem for path in LIBRARY} | {path.parent.name for path in LIBRARY}
     public = {name for name in vars(mobilenets) if not name.startswith("_")}
     assert public - modules == set(mobilenets.__all__) - {"images"}

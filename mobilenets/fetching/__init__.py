@@ -1,0 +1,27 @@
+"""Everything that comes from elsewhere: fetched, checked and unpacked safely.
+
+`network` alone touches the network, through pooch. What is fetched stays in a cache. The rest of
+the library uses the names here.
+"""
+
+from mobilenets.fetching.archives import unpack, unpacked
+from mobilenets.fetching.cache_folder import cache, locked
+from mobilenets.fetching.errors import ArchiveError, FetchError
+from mobilenets.fetching.files import fetch, first_use, local
+from mobilenets.fetching.network import offline
+from mobilenets.fetching.source_order import MIRROR, sources
+
+__all__ = [
+    "MIRROR",
+    "ArchiveError",
+    "FetchError",
+    "cache",
+    "fetch",
+    "first_use",
+    "local",
+    "locked",
+    "offline",
+    "sources",
+    "unpack",
+    "unpacked",
+]
