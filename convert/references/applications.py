@@ -1,4 +1,7 @@
-"""`keras.applications.MobileNet` and `MobileNetV2` carrying the weights of a Slim checkpoint."""
+"""`keras.applications.MobileNet` and `MobileNetV2` carrying the weights of a Slim checkpoint.
+
+The network is not ours: of the library, only the names of its layers are used.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import keras
 import numpy as np
 
 from mobilenets import Variant, architecture
+from mobilenets.weights.keras_names import application_layers
 
 from .. import keras_settings
 
-__all__ = ["APPLICATION", "build", "builds", "input_size", "layer_name", "outputs", "reference"]
+__all__ = ["APPLICATION", "build", "builds", "input_size", "outputs", "reference"]
 
 APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
 """The name in `keras.applications` of each family."""
@@ -29,28 +33,6 @@ def input_size(variant: Variant) -> int:
     (1, 1); at multiples of 32 no strided convolution has an odd input.
     """
     return max(32, round(variant.image_size / 32) * 32)
-
-
-def layer_name(scope: str) -> str:
-    """The keras.applications layer of a Slim scope's convolution.
-
-    Args:
-      scope: Without the network's own, e.g. `Conv2d_1_depthwise` or `expanded_conv_3/expand`.
-    """
-    block, _, part = scope.partition("/")
-    if scope.startswith("Conv2d_"):
-        _, number, *kind = scope.split("_")
-        return f"conv_{'dw' if kind == ['depthwise'] else 'pw'}_{number}" if kind else "conv1"
-    if not block.startswith("expanded_conv"):
-        return {"Conv": "Conv1", "Conv_1": "Conv_1"}[block]
-    number = block.removeprefix("expanded_conv").removeprefix("_")
-    return f"block_{number}_{part}" if number else f"expanded_conv_{part}"
-
-
-def _batch_norm_name(layer: str) -> str:
-    if layer.startswith("conv"):
-        return f"{layer}_bn"
-    return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}.get(layer, f"{layer}_BN")
 
 
 @keras_settings.standard()
@@ -113,10 +95,10 @@ def reference(
             layer = model.get_layer("conv_preds" if first else "predictions")
             layer.set_weights([weights if first else weights[0, 0], biases])
             continue
-        name = layer_name(line.scope)
+        convolution, norm = application_layers(line.scope)
         kernel = "depthwise_weights" if line.kind == "depthwise" else "weights"
-        model.get_layer(name).set_weights([values[f"{scope}/{kernel}"]])
-        model.get_layer(_batch_norm_name(name)).set_weights(
+        model.get_layer(convolution).set_weights([values[f"{scope}/{kernel}"]])
+        model.get_layer(norm).set_weights(
             [
                 values[f"{scope}/BatchNorm/{statistic}"]
                 for statistic in ("gamma", "beta", "moving_mean", "moving_variance")

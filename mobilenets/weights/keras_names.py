@@ -13,7 +13,7 @@ from mobilenets.variants import FAMILIES, Variant
 from mobilenets.weights.identify import multiplier_of
 from mobilenets.weights.keras_layout import Layer, Saved
 
-__all__ = ["Network", "find", "is_v3", "last_kernel", "logits_names"]
+__all__ = ["Network", "application_layers", "find", "is_v3", "last_kernel", "logits_names"]
 
 _STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -89,7 +89,7 @@ def logits_names(family: str) -> tuple[str, str]:
     return f"{scope}/weights", f"{scope}/biases"
 
 
-def _application_layer(scope: str) -> tuple[str, str]:
+def application_layers(scope: str) -> tuple[str, str]:
     """The keras.applications layers of a Slim scope: the convolution and its batch norm.
 
     Args:
@@ -127,7 +127,7 @@ def _names(family: str) -> Mapping[str, str]:
     """
     known: dict[str, str] = {}
     for line in _lines(family):
-        layer, norm = _application_layer(line.scope)
+        layer, norm = application_layers(line.scope)
         kernel, statistics = _slim(family, line)
         # Keras 2 and tf_keras call a depthwise kernel otherwise than Keras 3.
         known |= {f"{layer}/{name}": kernel for name in ("kernel", "depthwise_kernel", "0")}

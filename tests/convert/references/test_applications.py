@@ -1,0 +1,68 @@
+"""The networks of `keras.applications` get each weight where it belongs.
+
+The table of layers' names is the library's. Nothing here or in the comparison of a conversion
+relies on it: a wrong name shows in the order of the layers and in the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert import verify
+from convert.errors import ConvertError
+from convert.files import values_by_name
+from convert.references import applications
+from mobilenets import Variant, load
+from mobilenets.weights.keras_names import application_layers
+
+VARIANTS = {"mobilenet_v1": ("mobilenet_v1", 0.25, 64), "mobilenet_v2": ("mobilenet_v2", 0.35, 64)}
+# Two scopes of each family whose variables have the same shapes, so that no shape tells them apart.
+TWINS = {
+    "mobilenet_v1": ("Conv2d_8_pointwise", "Conv2d_9_pointwise"),
+    "mobilenet_v2": ("expanded_conv_14/expand", "expanded_conv_15/expand"),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def values(family: str, module: Callable[..., Path]) -> dict[str, np.ndarray]:
+    return values_by_name(load(module(family, 7)))
+
+
+def test_layers_from_the_image_to_the_logits_hold_slims_variables_in_order(
+    family: str, values: dict[str, np.ndarray]
+) -> None:
+    network = applications.reference(Variant(*VARIANTS[family]), values, 7)
+    found = [each for layer in network.layers for each in layer.get_weights()]
+    for (name, expected), weight in zip(values.items(), found, strict=True):
+        np.testing.assert_array_equal(weight, expected.reshape(weight.shape), err_msg=name)
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["convolution", "batch norm"])
+def test_a_wrong_name_would_be_noticed(
+    family: str,
+    part: int,
+    values: dict[str, np.ndarray],
+    module: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = dict(zip(TWINS[family], reversed(TWINS[family]), strict=True))
+
+    def wrong(scope: str) -> tuple[str, str]:
+        names = list(application_layers(scope))
+        names[part] = application_layers(other.get(scope, scope))[part]
+        return names[0], names[1]
+
+    variant = Variant(*VARIANTS[family])
+    verify.compare(module(family, 7), variant, values, 7)
+    monkeypatch.setattr(applications, "application_layers", wrong)
+    with pytest.raises(ConvertError, match="computes something else than keras"):
+        verify.compare(module(family, 7), variant, values, 7)
