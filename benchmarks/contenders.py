@@ -57,20 +57,16 @@ def images(batch: int, size: int) -> np.ndarray:
 def application(kerases: Any, name: str) -> Any:
     """keras.applications' feature extractor, of Keras 3 or tf_keras, inputs in [0, 1]."""
     variant = mobilenets.Variant.parse(name)
-    first = variant.family == "mobilenet_v1"
-    shape = (variant.image_size, variant.image_size, 3)
-    network = (kerases.applications.MobileNet if first else kerases.applications.MobileNetV2)(
-        input_shape=shape,
-        alpha=variant.depth_multiplier,
-        weights=None,
-        include_top=False,
-        pooling="avg",
-    )
+    network = applications.build(variant, None, library=kerases)
     ours = mobilenets.load(module(name)).slim_variables
     values = {scope: value.numpy() for scope, value in ours.items()}
     network.set_weights(applications.reference(variant, values, None).get_weights())
     return kerases.Sequential(
-        [kerases.layers.Input(shape), kerases.layers.Rescaling(2.0, offset=-1.0), network]
+        [
+            kerases.layers.Input(network.input_shape[1:]),
+            kerases.layers.Rescaling(2.0, offset=-1.0),
+            network,
+        ]
     )
 
 

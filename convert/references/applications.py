@@ -6,6 +6,7 @@ The network is not ours: of the library, only the names of its layers are used.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,17 +37,20 @@ def input_size(variant: Variant) -> int:
 
 
 @keras_settings.standard()
-def build(variant: Variant, num_classes: int | None, weights: str | None = None) -> keras.Model:
+def build(
+    variant: Variant, num_classes: int | None, weights: str | None = None, library: Any = keras
+) -> Any:
     """The network of `keras.applications`, at the image size `input_size(variant)`.
 
     Args:
       variant: A float variant that `keras.applications` has.
       num_classes: Length of the logits; None for the pooled features.
       weights: A weights file to load; None leaves the weights random.
+      library: Whose model it is: Keras 3, or `tf_keras`, which has the same networks.
     """
     size = input_size(variant)
     top = {"classes": num_classes, "classifier_activation": None} if num_classes else {}
-    return getattr(keras.applications, APPLICATION[variant.family])(
+    return getattr(library.applications, APPLICATION[variant.family])(
         input_shape=(size, size, 3),
         alpha=variant.depth_multiplier,
         weights=weights,
