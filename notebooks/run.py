@@ -137,9 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for problem in found:
                 print(f"{path.name}: {problem}; run make notebooks", file=sys.stderr)
         else:
-            beside = path.with_name(f".{path.name}")
-            nbformat.write(fresh, beside)
-            beside.replace(path)
+            # Brings TensorFlow, which the kernels have and `--check` here can do without.
+            from mobilenets.writing import written_beside
+
+            with written_beside(path) as folder:
+                nbformat.write(fresh, folder / path.name)
         problems += bool(found)
         print(f"{path.name}: {'stale' if found else 'ran'}", flush=True)
     executor.shutdown()

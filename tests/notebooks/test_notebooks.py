@@ -59,6 +59,7 @@ def test_a_notebook_is_run_in_place(tmp_path: Path) -> None:
     stored = nbformat.read(path, as_version=4)
     assert run.texts(stored) == ["", "42\n"]
     assert run.main(["--check", str(path)]) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["a.ipynb"]
 
 
 def test_kernels_share_no_port(tmp_path: Path) -> None:
