@@ -12,6 +12,7 @@ import mobilenets
 from benchmarks import contenders, conversion
 
 NAMES = ("mobilenet_v1_025_64", "mobilenet_v2_035_64")
+SAMPLE = Path(__file__).parents[2] / "sample" / "mobilenet_v1_0.25_64.ckpt"
 pytestmark = pytest.mark.slow
 
 
@@ -33,12 +34,30 @@ def test_inference(name: str) -> None:
     assert_close(contenders.module_alone(name, 2)["module"](), expected, 1e-4)
 
 
-def test_reduced_inference_is_of_the_same_network() -> None:
-    """Random networks make much of a rounding: outputs are alike, no more."""
-    runs = contenders.reduced_inference(NAMES[0], 2)
-    expected = np.asarray(runs["module"]())
+def test_reduced_inference_is_of_the_same_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With trained weights, which keep a rounding as small as it was.
+
+    The contenders' own are random, and each batch norm brings what ReLU left of a layer back to
+    unit variance: a rounding grows by a fifth from layer to layer, from 0.4 % after the first of 27
+    to 40 % after the last, and features have a cosine of 0.967. Trained weights stay at 1.4 %.
+    """
+    name = NAMES[0]
+    trained = mobilenets.load(SAMPLE, variant=name).with_classes(None)
+    mobilenets.save(trained, tmp_path / name / "feature_vector")
+    monkeypatch.setattr(contenders, "_FOLDER", tmp_path)
+    runs = contenders.reduced_inference(name, 2)
+    expected = np.asarray(runs.pop("module")())
+    # Measured: a cosine of 0.99995 and 1.2 % of the largest feature; bounds are twice the
+    # distance. Two images have 0.963, or the comparison would show little.
+    assert cosines(expected[:1], expected[1:]).max() < 0.98
     for run in runs.values():
-        assert cosines(np.asarray(run(), np.float32), expected).min() > 0.8
+        found = np.asarray(run(), np.float32)
+        assert cosines(found, expected).min() > 0.9999
+        assert_close(found, expected, 0.025)
+    # The last is rounded on every processor.
+    assert np.abs(found - expected).max() > 1e-3 * expected.max()
 
 
 def test_predictions() -> None:
