@@ -8,12 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from convert.export.bundle import write
 from mobilenets import architecture
 from mobilenets.variants import Variant
-from mobilenets.weights import WeightsError
 from mobilenets.weights.bundle import Checkpoint, find
 from mobilenets.weights.slim import Selection, select
 
@@ -53,6 +51,16 @@ def network(
     return variables
 
 
+def some_values() -> dict[str, np.ndarray]:
+    """A few variables, where no whole network is needed."""
+    random = np.random.default_rng(1)
+    return {
+        "MobilenetV1/Conv2d_0/weights": random.normal(size=(3, 3, 3, 8)).astype(np.float32),
+        "MobilenetV1/Conv2d_0/BatchNorm/beta": random.normal(size=8).astype(np.float32),
+        "MobilenetV1/Logits/Conv2d_1c_1x1/biases": random.normal(size=600).astype(np.float32),
+    }
+
+
 def written(folder: Path, name: str, variables: Mapping[str, np.ndarray]) -> Path:
     """The prefix of a checkpoint that holds the variables."""
     write(folder / name, variables)
@@ -70,11 +78,6 @@ def packed(archive: Path, *files: Path) -> Path:
         for file in files:
             tar.add(file, arcname=f"./{file.name}")
     return archive
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 @contextlib.contextmanager

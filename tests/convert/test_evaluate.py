@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import as_program
+from refusals import one_line
 
 import mobilenets
 from convert import evaluate as evaluation
@@ -21,10 +21,6 @@ from convert.evaluate import evaluate, labelled
 from mobilenets import MobileNet
 
 SYNSETS = [f"n{10_000_000 + 7 * i}" for i in range(1000)]
-
-
-def one_line(message: str) -> str:
-    return rf"\A[^\n]*{message}[^\n]*\Z"
 
 
 def picture(path: Path, brightness: int = 0) -> Path:
@@ -272,14 +268,8 @@ def test_errors(brightness: Path, pictures: Path, module: Callable, tmp_path: Pa
 
 
 def test_command_line(brightness: Path, pictures: Path, tmp_path: Path) -> None:
-    command = ["evaluate", str(brightness), "--images", str(pictures), "--json"]
-    run = subprocess.run(
-        [sys.executable, "-m", "convert", *command],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
+    run = as_program("evaluate", brightness, "--images", pictures, "--json")
+    assert run.returncode == 0
     done = json.loads(run.stdout)
     assert (done["top1"], done["top5"], done["images"]) == (50.0, 80.0, 10)
     assert "Traceback" not in run.stderr

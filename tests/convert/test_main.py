@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import as_program
 
 from convert import batch
 from convert.batch import Outcome
@@ -148,16 +149,6 @@ def test_a_stop_is_no_traceback(command, monkeypatch):
 
     monkeypatch.setattr(batch, "matching", stop)
     assert command("list") == (130, "", "stopped\n")
-
-
-def as_program(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "convert", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_as_a_program_it_is_quiet(source):

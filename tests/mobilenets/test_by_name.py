@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import weight_formats
 from local_hosts import Hosts, closed_port, hosts, tgz  # noqa: F401
+from refusals import one_line
 
 import mobilenets
 from convert.export import keras_weights, slim
@@ -29,10 +30,6 @@ KERAS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
     "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96{}.h5"
 )
-
-
-def one_line(message: str) -> str:
-    return rf"\A[^\n]*{message}[^\n]*\Z"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +73,7 @@ def world(
 
 
 def assert_same(model: MobileNet, other: MobileNet) -> None:
+    """Of two models, of which the second may have logits that the first has not."""
     theirs = other.slim_variables
     for name, variable in model.slim_variables.items():
         np.testing.assert_array_equal(variable.numpy(), theirs[name].numpy(), err_msg=name)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from closeness import assert_equal_values, values_of
+from refusals import one_line
 
 import mobilenets
 from convert.export import bundle
@@ -27,25 +29,10 @@ AVERAGE = "ExponentialMovingAverage"
 both_families = pytest.mark.parametrize("family", NAMES)
 
 
-def values(model: MobileNet) -> dict[str, np.ndarray]:
-    return {name: variable.numpy() for name, variable in model.slim_variables.items()}
-
-
-def assert_equal_values(one: MobileNet, other: dict[str, np.ndarray]) -> None:
-    found = values(one)
-    assert list(found) == list(other)
-    for name, value in other.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-
-
 def packed(archive: Path, folder: Path, within: str = ".") -> Path:
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, arcname=within)
     return archive
-
-
-def one_line(message: str) -> str:
-    return rf"\A[^\n]*{message}[^\n]*\Z"
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +45,7 @@ def slim(
     def slim(family: str, num_classes: int | None = None) -> tuple[Path, dict[str, np.ndarray]]:
         key = family, num_classes
         if key not in written:
-            variables = values(randomise(MobileNet(NAMES[family], num_classes)))
+            variables = values_of(randomise(MobileNet(NAMES[family], num_classes)))
             prefix = tmp_path_factory.mktemp("slim") / f"{NAMES[family]}.ckpt"
             leftovers = {"global_step": np.int64(3)}
             bundle.write(prefix, variables | leftovers)
@@ -98,7 +85,7 @@ def test_an_archive_of_a_module(
     archive = packed(tmp_path / f"module.{suffix}", module(V1), within)
     model = mobilenets.load(archive, batch_norm_momentum=0.9)
     assert model.batch_norm_momentum == 0.9
-    assert_equal_values(model, values(mobilenets.load(module(V1))))
+    assert_equal_values(model, values_of(mobilenets.load(module(V1))))
 
 
 def test_a_url_is_fetched_once(
@@ -107,12 +94,12 @@ def test_a_url_is_fetched_once(
     folder, url, requests = served
     packed(folder / "module.tar.gz", module(V2))
     model = mobilenets.load(f"{url}/module.tar.gz")
-    assert_equal_values(model, values(mobilenets.load(module(V2))))
+    assert_equal_values(model, values_of(mobilenets.load(module(V2))))
     assert len(requests) == 1
     shutil.rmtree(folder)
     again = mobilenets.load(f"{url}/module.tar.gz", trainable=False)
     assert again.trainable_variables == []
-    assert_equal_values(again, values(model))
+    assert_equal_values(again, values_of(model))
     assert len(requests) == 1
 
 
@@ -168,7 +155,7 @@ def test_a_checkpoint_can_be_frozen(slim: Callable[..., tuple[Path, dict]]) -> N
 
 
 def test_imagenets_classes_have_names(tmp_path: Path, randomise: Callable) -> None:
-    variables = values(randomise(MobileNet(NAMES[V1], 1001)))
+    variables = values_of(randomise(MobileNet(NAMES[V1], 1001)))
     bundle.write(tmp_path / f"{NAMES[V1]}.ckpt", variables)
     model = mobilenets.load(tmp_path)
     assert model.class_names == mobilenets.images.class_names()
@@ -316,10 +303,10 @@ class TestWithClasses:
         frozen = mobilenets.load(slim(V1)[0], trainable=False)
         model = frozen.with_classes(3)
         assert [variable.name for variable in model.trainable_variables] == ["weights", "biases"]
-        before = values(model)
+        before = values_of(model)
         model.compile("sgd", "mse")
         model.fit(random_images(4, 32), np.ones((4, 3)), verbose=0)
-        changed = [k for k, v in values(model).items() if not np.array_equal(v, before[k])]
+        changed = [k for k, v in values_of(model).items() if not np.array_equal(v, before[k])]
         assert changed == [k for k in before if "/Logits/" in k]
 
     def test_a_frozen_models_copy_can_be_trained_wholly(

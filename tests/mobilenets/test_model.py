@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from closeness import assert_equal_values, values_of
+from slim_checkpoints import network
 from tiers import first_fast, slow
 
 from mobilenets import VARIANTS, MobileNet, Variant
@@ -37,17 +39,6 @@ def small(randomise: Randomise) -> Callable[..., MobileNet]:
         return models[key]
 
     return small
-
-
-def values(model: MobileNet) -> dict[str, np.ndarray]:
-    return {name: variable.numpy() for name, variable in model.slim_variables.items()}
-
-
-def assert_equal_values(one: MobileNet, other: MobileNet) -> None:
-    ours, theirs = values(one), values(other)
-    assert list(ours) == list(theirs)
-    for name, value in ours.items():
-        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
 @both_families
@@ -125,7 +116,7 @@ def test_endpoints_belong_together(
     np.testing.assert_allclose(
         pooled, endpoints[f"{scope}/{last}"].mean((1, 2), keepdims=True), rtol=1e-5, atol=1e-6
     )
-    weights = values(model)
+    weights = values_of(model)
     kernel = weights[f"{scope}/Logits/Conv2d_1c_1x1/weights"][0, 0]
     biases = weights[f"{scope}/Logits/Conv2d_1c_1x1/biases"]
     np.testing.assert_allclose(
@@ -257,9 +248,9 @@ def test_batch_norm_momentum(family: str, randomise: Randomise, random_images: I
         arguments = {} if in_constructor is None else {"batch_norm_momentum": in_constructor}
         model = randomise(MobileNet(SMALL[family], **arguments))
         model(images, training=True, batch_norm_momentum=in_call)
-        return values(model)
+        return values_of(model)
 
-    before = values(randomise(MobileNet(SMALL[family])))
+    before = values_of(randomise(MobileNet(SMALL[family])))
     batch = moved(None, 0.0)
     for arguments, momentum in {
         (None, None): 0.99,
@@ -289,12 +280,12 @@ def test_frozen_models_keep_their_statistics(
     if frozen == "from_config":
         model = randomise(MobileNet.from_config(model.get_config()))
     images = random_images(2, 32)
-    before = values(model)
+    before = values_of(model)
     outputs = model(images, training=True)
     np.testing.assert_array_equal(outputs, model(images, training=False))
     assert model.trainable_variables == []
     assert model.losses == []
-    after = values(model)
+    after = values_of(model)
     for name, old in before.items():
         np.testing.assert_array_equal(old, after[name], err_msg=name)
 
@@ -309,9 +300,9 @@ def test_partly_frozen_models(family: str, randomise: Randomise, random_images: 
         for name, variable in model.slim_variables.items()
         if any(variable is each for block in model.blocks[:3] for each in block.variables)
     }
-    before = values(model)
+    before = values_of(model)
     model(random_images(2, 32), training=True)
-    after = values(model)
+    after = values_of(model)
     changed = {name for name, old in before.items() if (after[name] != old).any()}
     assert changed == {name for name in before if "/moving_" in name} - frozen
     assert len(frozen) > 5
@@ -332,24 +323,10 @@ def test_slim_names(variant: Variant) -> None:
     named = model.slim_variables
     assert [variable.value.name for variable in named.values()] == [f"{name}:0" for name in named]
     assert len({id(variable) for variable in named.values()}) == len(named) == len(model.variables)
-    scope = {"mobilenet_v1": "MobilenetV1", "mobilenet_v2": "MobilenetV2"}[variant.family]
-    expected = []
-    for line in convolutions(variant, 1001):
-        if line.kind == "logits":
-            expected += [f"{scope}/{line.scope}/weights", f"{scope}/{line.scope}/biases"]
-            continue
-        kernel = "depthwise_weights" if line.kind == "depthwise" else "weights"
-        expected += [
-            f"{scope}/{line.scope}/{name}"
-            for name in (
-                kernel,
-                "BatchNorm/gamma",
-                "BatchNorm/beta",
-                "BatchNorm/moving_mean",
-                "BatchNorm/moving_variance",
-            )
-        ]
-    assert list(named) == expected
+    expected = network(variant.family, variant.depth_multiplier, 1001)
+    assert list(named) == list(expected)
+    for name, variable in named.items():
+        assert tuple(variable.shape) == expected[name].shape, name
     assert len(named) == {"mobilenet_v1": 137, "mobilenet_v2": 262}[variant.family]
 
 
@@ -439,7 +416,7 @@ def test_regularization_losses(family: str, small: Callable[..., MobileNet]) -> 
     model = small(family, 7)
     kernels = [
         value
-        for name, value in values(model).items()
+        for name, value in values_of(model).items()
         if name.endswith("/weights") and "depthwise" not in name.rsplit("/", 1)[1]
     ]
     assert len(kernels) == {"mobilenet_v1": 15, "mobilenet_v2": 36}[family]
@@ -482,11 +459,11 @@ def test_fit_and_predict(family: str, randomise: Randomise, random_images: Image
     images, labels = random_images(6, 32), np.array([0, 1, 2, 0, 1, 2])
     reference = randomise(MobileNet(SMALL[family], 3, dropout_rate=0.0))
     reference(images, training=True)
-    before = values(model)
+    before = values_of(model)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(images, labels, batch_size=6, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    after, moved = values(model), values(reference)
+    after, moved = values_of(model), values_of(reference)
     for name, old in before.items():
         # Whatever a projection adds, the next batch norm takes away: no gradient.
         if not name.endswith("/project/BatchNorm/beta"):

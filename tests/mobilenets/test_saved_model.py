@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from closeness import assert_equal_values, values_of
 from tiers import first_fast
 
 import mobilenets
@@ -48,17 +49,6 @@ def quick_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobilenets.saved_model._signatures", lambda model, call: {})
 
 
-def values(model: MobileNet) -> dict[str, np.ndarray]:
-    return {name: variable.numpy() for name, variable in model.slim_variables.items()}
-
-
-def assert_equal_values(one: MobileNet, other: MobileNet) -> None:
-    ours, theirs = values(one), values(other)
-    assert list(ours) == list(theirs)
-    for name, value in ours.items():
-        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
-
-
 def files(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes()
@@ -90,9 +80,9 @@ def test_load_options(module: Module, random_images: Images) -> None:
     model = mobilenets.load(module(V1), trainable=False, batch_norm_momentum=0.9)
     assert model.trainable_variables == []
     assert model.batch_norm_momentum == 0.9
-    before = values(model)
+    before = values_of(model)
     model(random_images(2, 32), training=True)
-    after = values(model)
+    after = values_of(model)
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name], err_msg=name)
 
@@ -283,9 +273,9 @@ def test_save_does_not_change_the_model(
     quick_save: None, randomise: Randomise, tmp_path: Path
 ) -> None:
     model = randomise(MobileNet("mobilenet_v2_035_64", 3))
-    before = values(model)
+    before = values_of(model)
     mobilenets.save(model, tmp_path / "module")
-    for name, value in values(model).items():
+    for name, value in values_of(model).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
@@ -392,7 +382,7 @@ def test_order_of_the_arguments(
     np.testing.assert_allclose(
         trained, model(images, training=True, batch_norm_momentum=0.5), rtol=0, atol=1e-4
     )
-    for variable, expected in zip(written.variables, values(model).values(), strict=True):
+    for variable, expected in zip(written.variables, values_of(model).values(), strict=True):
         np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-4)
 
 

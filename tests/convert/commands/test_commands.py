@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import as_program
 
 from convert.commands import commands
 
@@ -28,16 +29,6 @@ def test_all_are_found() -> None:
     assert list(commands()) == NAMES
     for module in commands().values():
         assert module.HELP[0].islower()
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "convert", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("--help",), *((n, "--help") for n in NAMES)])
@@ -107,7 +98,7 @@ def test_nothing_but_our_own_progress(
         ),
         "slim": lambda: ("slim", SAMPLE, "--output", tmp_path / "m.ckpt"),
     }
-    done = run(*arguments[name]())
+    done = as_program(*arguments[name]())
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert OUR_OWN.fullmatch(done.stderr), done.stderr

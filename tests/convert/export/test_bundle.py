@@ -9,31 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from slim_checkpoints import DATA, INDEX, opened, written
+from refusals import refused
+from slim_checkpoints import DATA, INDEX, opened, some_values, written
 
 from convert.errors import ConvertError
 from convert.export.bundle import write
 
 
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(ConvertError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
 @pytest.fixture
-def values() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(1)
-    return {
-        "MobilenetV1/Conv2d_0/weights": random.normal(size=(3, 3, 3, 8)).astype(np.float32),
-        "MobilenetV1/Conv2d_0/BatchNorm/beta": random.normal(size=8).astype(np.float32),
-        "MobilenetV1/Logits/Conv2d_1c_1x1/biases": random.normal(size=600).astype(np.float32),
-    }
-
-
-@pytest.fixture
-def model(tmp_path: Path, values: dict[str, np.ndarray]) -> Path:
+def model(tmp_path: Path) -> Path:
     """The prefix of a small checkpoint, alone in its folder."""
-    return written(tmp_path / "run", "model.ckpt-20", values)
+    return written(tmp_path / "run", "model.ckpt-20", some_values())
 
 
 class TestWrite:
@@ -53,8 +39,8 @@ class TestWrite:
             assert found[key].dtype == value.dtype
             assert found[key].tobytes() == value.tobytes()
 
-    def test_tensorflow_reads_it_by_name(self, model: Path, values: dict[str, np.ndarray]) -> None:
-        for key, value in values.items():
+    def test_tensorflow_reads_it_by_name(self, model: Path) -> None:
+        for key, value in some_values().items():
             restored = tf.raw_ops.RestoreV2(
                 prefix=str(model), tensor_names=[key], shape_and_slices=[""], dtypes=[tf.float32]
             )
@@ -71,7 +57,7 @@ class TestWrite:
 
     def test_a_file_where_the_folder_should_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        with refused("cannot write .*file/model.ckpt: .*choose a folder"):
+        with refused("cannot write .*file/model.ckpt: .*choose a folder", ConvertError):
             write(tmp_path / "file" / "model.ckpt", {"a": np.zeros(1)})
         assert os.listdir(tmp_path) == ["file"]
 
@@ -88,7 +74,7 @@ class TestWrite:
 
         write(tmp_path / "model.ckpt", {"a": np.ones(1)})
         monkeypatch.setattr(os, "replace", full)
-        with refused("cannot write .*No space left"):
+        with refused("cannot write .*No space left", ConvertError):
             write(tmp_path / "model.ckpt", {"a": np.zeros(1)})
         # Neither a temporary folder nor an old index of new data, which would be damaged.
         assert os.listdir(tmp_path) == [f"model.ckpt{DATA}"]
@@ -101,6 +87,6 @@ class TestWrite:
             raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
         monkeypatch.setattr(tf.raw_ops, "SaveV2", full)
-        with refused("cannot write .*model.ckpt: No space left on device; "):
+        with refused("cannot write .*model.ckpt: No space left on device; ", ConvertError):
             write(tmp_path / "model.ckpt", {"a": np.zeros(1)})
         assert os.listdir(tmp_path) == []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from closeness import values_of
 
 from convert.references import simulation
 from mobilenets import MobileNet, Variant
@@ -23,10 +24,6 @@ def model(randomise: Callable, random_images: Callable) -> MobileNet:
     return model
 
 
-def values(model: MobileNet) -> dict[str, np.ndarray]:
-    return {name: variable.numpy() for name, variable in model.slim_variables.items()}
-
-
 @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
 def test_computes_what_the_layers_do(
     num_classes: int | None, model: MobileNet, random_images: Callable
@@ -37,8 +34,8 @@ def test_computes_what_the_layers_do(
         expected = output["MobilenetV1/global_pool"].numpy()[:, 0, 0]
     else:
         expected = output["default"].numpy()
-    found = simulation.reference(VARIANT, values(model), images, num_classes)
-    step = simulation.step(VARIANT, values(model), num_classes)
+    found = simulation.reference(VARIANT, values_of(model), images, num_classes)
+    step = simulation.step(VARIANT, values_of(model), num_classes)
     assert found.shape == expected.shape
     assert expected.std() > 5 * step
     assert np.abs(found - expected).mean() <= 0.2 * step
@@ -56,8 +53,8 @@ def test_computes_what_the_layers_do(
 )
 def test_every_variable_counts(name: str, model: MobileNet, random_images: Callable) -> None:
     images = random_images(3, 64)
-    expected = simulation.reference(VARIANT, values(model), images, 7)
-    other = values(model) | {name: values(model)[name] * np.float32(0.8)}
+    expected = simulation.reference(VARIANT, values_of(model), images, 7)
+    other = values_of(model) | {name: values_of(model)[name] * np.float32(0.8)}
     found = simulation.reference(VARIANT, other, images, 7)
-    step = simulation.step(VARIANT, values(model), 7)
+    step = simulation.step(VARIANT, values_of(model), 7)
     assert np.abs(found - expected).mean() > 0.2 * step

@@ -1,25 +1,41 @@
-"""A small checkpoint, for the tests that read one."""
+"""A small checkpoint, for the tests that read one, and what the commands make of a source."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from slim_checkpoints import written
+from slim_checkpoints import some_values, written
+
+import mobilenets
 
 
 @pytest.fixture
 def values() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(1)
-    return {
-        "MobilenetV1/Conv2d_0/weights": random.normal(size=(3, 3, 3, 8)).astype(np.float32),
-        "MobilenetV1/Conv2d_0/BatchNorm/beta": random.normal(size=8).astype(np.float32),
-        "MobilenetV1/Logits/Conv2d_1c_1x1/biases": random.normal(size=600).astype(np.float32),
-    }
+    return some_values()
 
 
 @pytest.fixture
 def model(tmp_path: Path, values: dict[str, np.ndarray]) -> Path:
     """The prefix of a small checkpoint, alone in its folder."""
     return written(tmp_path / "run", "model.ckpt-20", values)
+
+
+@pytest.fixture
+def converted(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> Callable[..., mobilenets.MobileNet]:
+    """`converted(source, variant)`: the classifier of the command, as `inspect` says it will be."""
+
+    def converted(source: Path, variant: str) -> mobilenets.MobileNet:
+        code, printed, _ = command("inspect", source, "--json")
+        assert code == 0
+        assert json.loads(printed)["variant"] == variant
+        code, _, errors = command("checkpoint", source, "--output", tmp_path / "models")
+        assert (code, errors) == (0, "")
+        return mobilenets.load(tmp_path / "models" / variant / "classification")
+
+    return converted

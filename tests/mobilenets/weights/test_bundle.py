@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from slim_checkpoints import DATA, INDEX, constants, opened, packed, refused, written
+from refusals import refused
+from slim_checkpoints import DATA, INDEX, constants, opened, packed, written
 
 from convert.export.bundle import write
 from mobilenets import weights

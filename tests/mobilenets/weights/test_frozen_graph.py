@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from closeness import equal, values_of
+from refusals import refused
 from slim_checkpoints import constants, network, packed
 from tensorflow.core.framework import graph_pb2
 from weight_formats import frozen_graph, plausible
@@ -27,18 +28,6 @@ OPERATIONS = {
     "MobilenetV1/Predictions/Reshape/shape": np.array([-1, 5], np.int32),
     "mul/y": np.float32(2),
 }
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
-def equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[name].tobytes() == value.tobytes() and found[name].shape == value.shape
-        for name, value in expected.items()
-    )
 
 
 class TestFrozenGraph:
@@ -258,17 +247,12 @@ class TestErrors:
 
 class TestCommand:
     def test_inspect_and_checkpoint(
-        self, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+        self, tmp_path: Path, converted: Callable[..., mobilenets.MobileNet]
     ) -> None:
         values = plausible(network("mobilenet_v1", 0.25, 3))
         path = frozen_graph(tmp_path / "frozen.pb", values, 64, more=OPERATIONS)
-        code, printed, _ = command("inspect", path, "--json")
-        assert code == 0
-        assert json.loads(printed)["variant"] == "mobilenet_v1_025_64"
-        code, _, errors = command("checkpoint", path, "--output", tmp_path / "models")
-        assert (code, errors) == (0, "")
-        model = mobilenets.load(tmp_path / "models" / "mobilenet_v1_025_64" / "classification")
-        assert equal({n: v.numpy() for n, v in model.slim_variables.items()}, values)
+        model = converted(path, "mobilenet_v1_025_64")
+        assert equal(values_of(model), values)
 
     @pytest.mark.parametrize("content", [b"\x1c\0\0\0TFL3", b"no graph"])
     def test_one_line_and_exit_2(

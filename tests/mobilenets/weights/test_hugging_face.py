@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import equal, values_of
+from refusals import refused
 from slim_checkpoints import network, packed
 from weight_formats import hugging_face, plausible, safetensors, transformers_tensors
 
@@ -20,18 +22,6 @@ from mobilenets.weights import WeightsError
 
 V1 = Variant("mobilenet_v1", 0.25, 96)
 SPECIAL = "model.safetensors"
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
-def equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[name].tobytes() == value.tobytes() and found[name].shape == value.shape
-        for name, value in expected.items()
-    )
 
 
 class TestTransformers:
@@ -370,19 +360,14 @@ class TestForgedFiles:
 
 class TestCommand:
     def test_inspect_and_checkpoint(
-        self, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+        self, tmp_path: Path, converted: Callable[..., mobilenets.MobileNet]
     ) -> None:
         values = plausible(network("mobilenet_v2", 0.35, 3))
         labels = {"0": "a", "1": "b", "2": "c"}
         folder = hugging_face(tmp_path / "model", values, image_size=64, id2label=labels)
-        code, printed, _ = command("inspect", folder, "--json")
-        assert code == 0
-        assert json.loads(printed)["variant"] == "mobilenet_v2_035_64"
-        code, _, errors = command("checkpoint", folder, "--output", tmp_path / "models")
-        assert (code, errors) == (0, "")
-        model = mobilenets.load(tmp_path / "models" / "mobilenet_v2_035_64" / "classification")
+        model = converted(folder, "mobilenet_v2_035_64")
         assert model.class_names == ("a", "b", "c")
-        assert equal({n: v.numpy() for n, v in model.slim_variables.items()}, values)
+        assert equal(values_of(model), values)
 
     def test_one_line_and_exit_2(
         self, tmp_path: Path, command: Callable[..., tuple[int, str, str]]

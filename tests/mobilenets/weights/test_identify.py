@@ -6,17 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 from slim_checkpoints import AVERAGE, DATA, INDEX, constants, network, packed, written
 
 from mobilenets import architecture, weights
 from mobilenets.variants import FAMILIES, VARIANTS, Variant
-from mobilenets.weights import WeightsError, identify
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
+from mobilenets.weights import identify
 
 V1_QUARTER = network("mobilenet_v1", 0.25)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_hub
 import tf_keras
+from refusals import refused
 from slim_checkpoints import written
 
 import mobilenets
@@ -37,11 +38,6 @@ OPTIMIZER = "optimizer state"
 OUTSIDE = "layers outside the network"
 BEFORE = "layers before the network"
 V1, V2 = Variant("mobilenet_v1", 0.25, 64), Variant("mobilenet_v2", 0.35, 64)
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 def application(library: str, variant: Variant, **arguments):

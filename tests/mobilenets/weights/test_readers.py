@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slim_checkpoints import DATA, INDEX, constants, network, packed, refused, written
+from refusals import refused
+from slim_checkpoints import DATA, INDEX, constants, network, packed, written
 
 import mobilenets
 from convert.conversion import convert

@@ -8,18 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 from slim_checkpoints import AVERAGE, written
 
 from mobilenets import weights
 from mobilenets.variants import Variant
-from mobilenets.weights import WeightsError
 from mobilenets.weights.bundle import Checkpoint, find
 from mobilenets.weights.slim import select
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 def opened(folder: Path) -> Checkpoint:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from slim_checkpoints import AVERAGE, network, opened, refused, selected, written
+from refusals import refused
+from slim_checkpoints import AVERAGE, network, opened, selected, written
 
 from mobilenets.weights.slim import select
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from closeness import equal, values_of
+from refusals import refused
 from slim_checkpoints import DATA, INDEX, constants, network, written
 from weight_formats import hub_module, plausible
 
@@ -21,18 +22,6 @@ from mobilenets.weights import WeightsError, tf2_module
 
 LOGITS = "MobilenetV1/Logits/Conv2d_1c_1x1"
 KEY = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-def refused(message: str):
-    """Expects a line that contains a text."""
-    return pytest.raises(WeightsError, match=rf"\A[^\n]*{message}[^\n]*\Z")
-
-
-def equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[name].tobytes() == value.tobytes() and found[name].shape == value.shape
-        for name, value in expected.items()
-    )
 
 
 def accounted(found: weights.Weights) -> bool:
@@ -98,7 +87,7 @@ class TestHubModules:
         with weights.open(folder) as found:
             assert found.image_size == 64
             assert found.variant() == model.variant
-            expected = {name: value.numpy() for name, value in model.slim_variables.items()}
+            expected = values_of(model)
             assert equal(found.values(model.variant), expected)
             assert accounted(found)
 
@@ -273,7 +262,7 @@ class TestFineTuned:
         path = tf.train.Checkpoint(**objects).save(tmp_path / "ckpt")
         model = mobilenets.load(folder)
         with weights.open(path) as found:
-            expected = {name: v.numpy() for name, v in model.slim_variables.items()}
+            expected = values_of(model)
             assert equal(found.values(model.variant), expected)
             assert accounted(found)
 
@@ -396,18 +385,13 @@ def sorted_index(folder: Path, name: str) -> int:
 
 class TestCommand:
     def test_inspect_and_checkpoint(
-        self, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+        self, tmp_path: Path, converted: Callable[..., mobilenets.MobileNet]
     ) -> None:
         values = plausible(network("mobilenet_v1", 0.25, 3))
         folder = hub_module(tmp_path / "module", values, 64, ("a", "b", "c"))
-        code, printed, _ = command("inspect", folder, "--json")
-        assert code == 0
-        assert json.loads(printed)["variant"] == "mobilenet_v1_025_64"
-        code, _, errors = command("checkpoint", folder, "--output", tmp_path / "models")
-        assert (code, errors) == (0, "")
-        model = mobilenets.load(tmp_path / "models" / "mobilenet_v1_025_64" / "classification")
+        model = converted(folder, "mobilenet_v1_025_64")
         assert model.class_names == ("a", "b", "c")
-        assert equal({n: v.numpy() for n, v in model.slim_variables.items()}, values)
+        assert equal(values_of(model), values)
 
     def test_one_line_and_exit_2(
         self, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
