@@ -24,7 +24,7 @@ $(installed): pyproject.toml
 	$(bin)/python -m pip install --quiet --editable . --group dev
 	touch $@
 
-tests := $(bin)/python -m pytest -n auto --dist loadgroup
+tests := $(bin)/python -m pytest -n auto --dist loadfile
 
 test: $(installed)  ## the tests but for the slow ones
 	$(tests) -m "not slow"

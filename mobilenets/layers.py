@@ -239,7 +239,9 @@ class ConvBatchNorm(Part, keras.layers.Layer):
 
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
         scale, offset = self.batch_norm.fold()
-        return self.kernel.value * (scale[:, tf.newaxis] if self.depthwise else scale), offset
+        if self.depthwise:
+            scale = tf.expand_dims(scale, 1)
+        return self.kernel.value * scale, offset
 
     def _convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         kernel = tf.cast(kernel, inputs.dtype)
@@ -251,7 +253,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
     def _multiply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The 1x1 convolution as a matrix product: `[batch * height * width, filters]`."""
         rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
-        return tf.matmul(rows, tf.cast(kernel[0, 0], rows.dtype))
+        return tf.matmul(rows, tf.cast(tf.squeeze(kernel, [0, 1]), rows.dtype))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         batch, height, width, channels = input_shape
@@ -275,14 +277,8 @@ class ConvBatchNorm(Part, keras.layers.Layer):
 
 def _unflatten(rows: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """`[batch * height * width, channels]` as `[batch, height, width, channels]` like images."""
-    height, width = images.shape[1:3]
-    shape = tf.shape(images)
-    return tf.reshape(
-        rows,
-        [
-            -1,
-            shape[1] if height is None else height,
-            shape[2] if width is None else width,
-            rows.shape[-1],
-        ],
-    )
+    sizes = images.shape[1:3].as_list()
+    if None in sizes:
+        given = tf.unstack(tf.shape(images))[1:3]
+        sizes = [each if known is None else known for known, each in zip(sizes, given, strict=True)]
+    return tf.reshape(rows, [-1, *sizes, rows.shape[-1]])

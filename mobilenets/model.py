@@ -355,15 +355,18 @@ class _Batch:
 
     def __init__(self, images: tf.Tensor) -> None:
         self._count = None if images.shape[0] else tf.shape(images)[0]
+        if self._count is not None:
+            self._empty = tf.equal(self._count, 0)
+            rows = tf.cast(self._empty, tf.int32)
+            self._paddings = rows * tf.constant([[0, 1], [0, 0], [0, 0], [0, 0]])
         self.images = self.occupied(images)
 
     def occupied(self, activation: tf.Tensor) -> tf.Tensor:
         """`[batch, height, width, channels]` with a row of zeros if there are no images."""
         if self._count is None:
             return activation
-        rows = tf.cast(tf.equal(self._count, 0), tf.int32)
         # Padding by nothing hands the tensor on, and TensorFlow's graph optimizer knows it.
-        padded = tf.pad(activation, rows * tf.constant([[0, 1], [0, 0], [0, 0], [0, 0]]))
+        padded = tf.pad(activation, self._paddings)
         padded.set_shape([None, *activation.shape[1:]])
         return padded
 
@@ -383,7 +386,7 @@ class _Batch:
         """The share of the moving averages that stays; all of it if the batch is empty."""
         if self._count is None:
             return momentum
-        return tf.where(tf.equal(self._count, 0), 1.0, momentum)
+        return tf.where(self._empty, 1.0, momentum)
 
 
 # The legacy .h5 format names a model by its class alone.

@@ -123,7 +123,9 @@ def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:
 
 
 def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
-    return tf.function(lambda: L2 * tf.reduce_sum(tf.square(kernel)), input_signature=[])
+    return tf.function(
+        lambda: L2 * tf.reduce_sum(tf.square(kernel)), input_signature=[], autograph=False
+    )
 
 
 def _callable(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
@@ -168,14 +170,14 @@ def _signatures(
     """
     images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
 
-    @tf.function(input_signature=[images])
+    @tf.function(input_signature=[images], autograph=False)
     def default(images):
         return {"default": _inference(call, model, return_endpoints=False)(images)}
 
     if model.num_classes is None:
         return {"serving_default": default, "image_feature_vector": default}
 
-    @tf.function(input_signature=[images])
+    @tf.function(input_signature=[images], autograph=False)
     def image_feature_vector(images):
         endpoints = _inference(call, model, return_endpoints=True)(images)
         return {"default": tf.squeeze(endpoints[f"{model.name}/global_pool"], [1, 2])}

@@ -106,3 +106,9 @@ def module(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> Cal
         return folder
 
     return module
+
+
+@pytest.fixture
+def quick_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the traces of modules that are saved, for tests that call none."""
+    monkeypatch.setattr("mobilenets.saved_model._signatures", lambda model, call: {})

@@ -35,8 +35,9 @@ def names(url: str) -> list[str]:
     host = f"{parts.hostname}_{parts.port}" if parts.port else f"{parts.hostname}"
     path = [name for name in parts.path.split("/") if name] or ["index"]
     plain = [re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "_" for name in path]
+    ambiguous = plain != path or (parts.query != _HUB_QUERY and parts.query)
     if parts.query == _HUB_QUERY:
         plain[-1] += ".tar.gz"
-    if plain[:-1] != path[:-1] or (parts.query != _HUB_QUERY and parts.query):
+    if ambiguous:
         plain[-1] = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{plain[-1]}"
     return [host, *plain]

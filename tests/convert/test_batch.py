@@ -212,6 +212,7 @@ def test_a_glob_that_matches_nothing():
         matching("resnet*")
 
 
+@pytest.mark.slow
 def test_for_real_in_processes_of_its_own(reference_data, tmp_path):
     arguments = (reference_data / "checkpoints", tmp_path)
     only = "mobilenet_v1_025_1[26]?"

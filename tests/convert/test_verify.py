@@ -10,7 +10,7 @@ from convert import verify
 from convert.errors import ConvertError
 from mobilenets import MobileNet, Variant, save
 
-VARIANT = Variant("mobilenet_v2", 0.35, 32)
+VARIANT = Variant("mobilenet_v1", 0.25, 32)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def module(tmp_path_factory):
     for name, variable in model.slim_variables.items():
         if "/BatchNorm/" in name:
             variable.assign(random.uniform(0.5, 1.5, variable.shape))
-    directory = tmp_path_factory.mktemp("module") / "v2"
+    directory = tmp_path_factory.mktemp("module") / "module"
     save(model, directory)
     return directory, {n: v.numpy() for n, v in model.slim_variables.items()}
 
@@ -28,14 +28,14 @@ def module(tmp_path_factory):
 def test_what_was_written_is_what_was_read(module):
     directory, values = module
     parity = verify.compare(directory, VARIANT, values, 3)
-    assert parity.variables == len(values) == 262
-    assert parity.reference.startswith("keras.applications.MobileNetV2 (Keras ")
+    assert parity.variables == len(values) == 137
+    assert parity.reference.startswith("keras.applications.MobileNet (Keras ")
     assert 0 < parity.largest_difference <= parity.tolerance * parity.largest_output
 
 
 def test_one_bit_is_noticed(module):
     directory, values = module
-    name = "MobilenetV2/expanded_conv_7/depthwise/BatchNorm/moving_variance"
+    name = "MobilenetV1/Conv2d_7_depthwise/BatchNorm/moving_variance"
     changed = values[name].copy()
     changed[3] = np.nextafter(changed[3], np.float32(9))
     with pytest.raises(ConvertError) as error:
@@ -48,7 +48,7 @@ def test_names_must_be_the_same(module, what):
     directory, values = module
     name = next(iter(values))
     if what == "missing":
-        values, name = values | {"MobilenetV2/more": np.zeros(1)}, "MobilenetV2/more"
+        values, name = values | {"MobilenetV1/more": np.zeros(1)}, "MobilenetV1/more"
     else:
         values = {n: v for n, v in values.items() if n != name}
     with pytest.raises(ConvertError, match=f"{name}: {what}"):
@@ -60,7 +60,7 @@ def test_a_wrong_computation_is_noticed(module, monkeypatch):
     real = verify.applications.reference
 
     def other(variant, values, num_classes):
-        name = "MobilenetV2/Conv_1/BatchNorm/beta"
+        name = "MobilenetV1/Conv2d_13_pointwise/BatchNorm/beta"
         return real(variant, values | {name: values[name] + 0.01}, num_classes)
 
     monkeypatch.setattr(verify.applications, "reference", other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shutil
@@ -16,7 +17,7 @@ from refusals import one_line
 
 import mobilenets
 from convert.export import keras_weights, slim
-from mobilenets import MobileNet, MobileNetError, fetching, published
+from mobilenets import MobileNet, MobileNetError, fetching, published, saved_model
 from mobilenets.fetching import FetchError
 from mobilenets.published import Archive
 
@@ -45,6 +46,7 @@ def archive(
 ) -> Callable[..., bytes]:
     """`archive(name, logits=True)`: the bytes of a `.tgz` of a checkpoint."""
 
+    @functools.cache
     def archive(name: str, logits: bool = True) -> bytes:
         slim_name = published.archives()[name].slim_name
         folder = tmp_path_factory.mktemp("slim")
@@ -53,6 +55,22 @@ def archive(
         return tgz(folder)
 
     return archive
+
+
+@pytest.fixture(scope="module")
+def archived(
+    models: dict[str, MobileNet], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., bytes]:
+    """`archived(name, kind)`: the bytes of a `.tar.gz` of a module."""
+
+    @functools.cache
+    def archived(name: str, kind: str) -> bytes:
+        model = models[name]
+        folder = tmp_path_factory.mktemp("module") / kind
+        mobilenets.save(model if kind == "classification" else model.with_classes(), folder)
+        return tgz(folder)
+
+    return archived
 
 
 @pytest.fixture
@@ -301,7 +319,9 @@ def test_a_name_takes_no_variant(world: Hosts) -> None:
         mobilenets.load(V2, variant=V2)
 
 
-def test_a_module_is_made_once(world: Hosts, models: dict[str, MobileNet]) -> None:
+def test_a_module_is_made_once(
+    quick_save: None, world: Hosts, models: dict[str, MobileNet]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         folder = mobilenets.module(V1)
         assert type(folder) is str
@@ -332,28 +352,25 @@ def test_for_hub_keraslayer(world: Hosts, models: dict[str, MobileNet], random_i
     assert len(layer.trainable_variables) == 81
 
 
+@pytest.mark.usefixtures("quick_save")
 class TestMirror:
     @pytest.fixture(params=["url", "folder"])
     def mirror(
         self,
         request: pytest.FixtureRequest,
         world: Hosts,
-        module: Callable[..., Path],
-        models: dict[str, MobileNet],
+        archived: Callable[..., bytes],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> Callable[..., None]:
-        """`mirror(kind, model)`: puts a module of V1's into a mirror."""
+        """`mirror(kind, body)`: puts an archive into a mirror, V1's module if none is given."""
         root = tmp_path / "mirror"
         root.mkdir()
         url = f"{world.url}/mirror"
         monkeypatch.setenv("MOBILENETS_MIRROR", url if request.param == "url" else str(root))
 
-        def mirror(kind: str, model: MobileNet | None = None) -> None:
-            made = tmp_path / "made"
-            own = model or (models[V1] if kind == "classification" else models[V1].with_classes())
-            mobilenets.save(own, made)
-            body = tgz(made)
+        def mirror(kind: str, body: bytes | None = None) -> None:
+            body = body or archived(V1, kind)
             file = root / V1 / kind / "1.tar.gz"
             file.parent.mkdir(parents=True)
             file.write_bytes(body)
@@ -387,15 +404,22 @@ class TestMirror:
         self,
         mirror: Callable[..., None],
         models: dict[str, MobileNet],
+        archive: Callable[..., bytes],
+        archived: Callable[..., bytes],
         monkeypatch: pytest.MonkeyPatch,
         wrong: str,
     ) -> None:
-        other = {"variant": models[V2].with_classes(), "kind": models[V1]}.get(wrong)
-        if wrong == "no module":
-            monkeypatch.setattr(
-                mobilenets, "save", lambda model, folder: slim.export(model, folder / "model.ckpt")
-            )
-        mirror("feature_vector", other)
+        made: list[MobileNet] = []
+        monkeypatch.setattr(saved_model, "save", lambda model, folder: made.append(model))
+        body = {
+            "variant": lambda: archived(V2, "feature_vector"),
+            "kind": lambda: archived(V1, "classification"),
+            "no module": lambda: archive(V1),
+        }[wrong]()
+        mirror("feature_vector", body)
         folder = mobilenets.module(V1)
-        assert mobilenets.load(folder).num_classes is None
-        assert_same(mobilenets.load(folder), models[V1])
+        # Not the mirror's.
+        assert not Path(folder).exists()
+        (own,) = made
+        assert own.num_classes is None
+        assert_same(own, models[V1])

@@ -43,12 +43,6 @@ def loaded(module: Module) -> Callable[..., Any]:
     return loaded
 
 
-@pytest.fixture
-def quick_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the traces, for tests of files alone."""
-    monkeypatch.setattr("mobilenets.saved_model._signatures", lambda model, call: {})
-
-
 def files(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 import mobilenets
@@ -162,12 +166,20 @@ class TestShippedCheckpoint:
         assert np.mean(np.argmin(distances, axis=1) == parts[3]) >= 0.6
 
 
+@pytest.fixture(scope="module")
+def trained() -> tuple[mobilenets.MobileNet, list[float]]:
+    """A model after two steps in each of two epochs, and what it said after each."""
+    images, labels, *_ = digits(TRAINED)
+    seen: list[float] = []
+    return train.train(images[:70], labels[:70], _CLASS_NAMES, 2, seen.append), seen
+
+
 class TestTraining:
-    def test_a_few_steps_write_a_readable_checkpoint(self, tmp_path: Path) -> None:
-        images, labels, *_ = digits(TRAINED)
-        seen: list[float] = []
-        trained = train.train(images[:70], labels[:70], _CLASS_NAMES, 2, seen.append)
-        prefix = train.save(trained, tmp_path)
+    def test_a_few_steps_write_a_readable_checkpoint(
+        self, trained: tuple[mobilenets.MobileNet, list[float]], tmp_path: Path
+    ) -> None:
+        network, seen = trained
+        prefix = train.save(network, tmp_path)
 
         assert prefix == tmp_path / "mobilenet_v1_0.25_64.ckpt"
         assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -180,16 +192,17 @@ class TestTraining:
         # Two whole batches of 32 in each of two epochs.
         assert written.read(["global_step"])["global_step"] == 4
         assert written.dtypes["global_step"] == "int64"
-        for name, variable in trained.slim_variables.items():
+        for name, variable in network.slim_variables.items():
             np.testing.assert_array_equal(written.read([name])[name], variable.numpy())
         assert len(seen) == 2
         assert all(0 <= accuracy <= 1 for accuracy in seen)
 
-    def test_moves_every_variable_and_does_the_same_again(self) -> None:
+    def test_moves_every_variable_and_does_the_same_again(
+        self, trained: tuple[mobilenets.MobileNet, list[float]]
+    ) -> None:
         images, labels, *_ = digits(TRAINED)
-        first, second = (
-            train.train(images[:32], labels[:32], _CLASS_NAMES, 1).slim_variables for _ in range(2)
-        )
+        first = trained[0].slim_variables
+        second = train.train(images[:70], labels[:70], _CLASS_NAMES, 2).slim_variables
         for name, variable in first.items():
             np.testing.assert_array_equal(variable.numpy(), second[name].numpy(), err_msg=name)
         for suffix, initial in (("beta", 0), ("gamma", 1), ("mean", 0), ("variance", 1)):
@@ -254,6 +267,26 @@ def modules(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint) -> di
     return folders
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What `show` returned, printed and drew."""
+
+    accuracy: float
+    printed: str
+    picture: Path
+
+
+@pytest.fixture(scope="module")
+def shown(modules: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, _Shown]:
+    done = {}
+    for name, folder in modules.items():
+        picture = tmp_path_factory.mktemp(name) / "new" / "picture.png"
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            accuracy = show.show(folder, picture)
+        done[name] = _Shown(accuracy, printed.getvalue(), picture)
+    return done
+
+
 def _red(picture: Path) -> float:
     """The share of red pixels."""
     pixels = matplotlib.image.imread(picture)[..., :3]
@@ -262,53 +295,48 @@ def _red(picture: Path) -> float:
 
 class TestShow:
     def test_reports_the_accuracy_that_it_measured(
-        self,
-        modules: dict[str, Path],
-        model: mobilenets.MobileNet,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
+        self, shown: dict[str, _Shown], model: mobilenets.MobileNet
     ) -> None:
         _, _, images, labels = digits(TRAINED)
         right = np.sum(np.argmax(model(images), axis=1) == labels)
-        accuracy = show.show(modules["digits"], tmp_path / "new" / "picture.png")
-        assert accuracy == right / 226
-        output = capsys.readouterr().out
+        assert shown["digits"].accuracy == right / 226
+        output = shown["digits"].printed
         assert f"{right / 226:.1%} ({right} right)" in output
         assert "226 images" in output
         assert "sample/classification" in output
         assert "83 of 137 variables" in output
         assert "feature vector" not in output
-        assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
+        picture = shown["digits"].picture
+        assert [path.name for path in picture.parent.iterdir()] == [picture.name]
 
-    def test_reports_a_bad_accuracy_too(
-        self, modules: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_reports_a_bad_accuracy_too(self, shown: dict[str, _Shown]) -> None:
         *_, labels = digits(TRAINED)
-        accuracy = show.show(modules["three"], tmp_path / "picture.png")
+        accuracy = shown["three"].accuracy
         assert accuracy == np.mean(labels == 3)
-        assert f"{accuracy:.1%} ({np.sum(labels == 3)} right)" in capsys.readouterr().out
+        assert f"{accuracy:.1%} ({np.sum(labels == 3)} right)" in shown["three"].printed
 
-    def test_picture_shows_digits_and_marks_wrong_ones(
-        self, modules: dict[str, Path], tmp_path: Path
-    ) -> None:
-        for name, folder in modules.items():
-            show.show(folder, tmp_path / f"{name}.png")
-        pixels = matplotlib.image.imread(tmp_path / "digits.png")[..., :3]
+    def test_picture_shows_digits_and_marks_wrong_ones(self, shown: dict[str, _Shown]) -> None:
+        pixels = matplotlib.image.imread(shown["digits"].picture)[..., :3]
         assert pixels.shape[0] > 500
         assert pixels.shape[1] > 800
         # The greys of enlarged strokes; text alone has few.
         assert np.mean((pixels > 0.1) & (pixels < 0.9)) > 0.15
-        few, many = (_red(tmp_path / f"{name}.png") for name in ("digits", "three"))
+        few, many = (_red(shown[name].picture) for name in ("digits", "three"))
         # Four rows of five are wrong.
         assert many > 0.01
         assert many > 5 * few
 
     def test_tries_the_feature_vector_beside(
-        self, modules: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        modules: dict[str, Path],
+        module: Callable[..., Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
+        monkeypatch.setattr(show, "_draw", lambda *arguments: Figure())
         shutil.copytree(modules["digits"], tmp_path / "classification")
-        network = mobilenets.MobileNet("mobilenet_v1_0.25_64")
-        mobilenets.save(network, tmp_path / "feature_vector")
+        shutil.copytree(module("mobilenet_v1"), tmp_path / "feature_vector")
         show.show(tmp_path / "classification", tmp_path / "picture.png")
         row = next(r for r in capsys.readouterr().out.splitlines() if "feature vector" in r)
         assert "[226, 256]" in row
@@ -345,8 +373,13 @@ class TestShow:
         assert list(tmp_path.iterdir()) == []
 
     def test_unwritable_picture(
-        self, modules: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        modules: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
+        monkeypatch.setattr(show, "_draw", lambda *arguments: Figure())
         (tmp_path / "file").touch()
         line = self._refused(capsys, modules["digits"], tmp_path / "file" / "picture.png")
         assert f"{tmp_path / 'file' / 'picture.png'} cannot be written" in line

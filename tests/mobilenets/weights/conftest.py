@@ -34,7 +34,9 @@ def converted(
         code, printed, _ = command("inspect", source, "--json")
         assert code == 0
         assert json.loads(printed)["variant"] == variant
-        code, _, errors = command("checkpoint", source, "--output", tmp_path / "models")
+        code, _, errors = command(
+            *("checkpoint", source, "--kind", "classification"), "--output", tmp_path / "models"
+        )
         assert (code, errors) == (0, "")
         return mobilenets.load(tmp_path / "models" / variant / "classification")
 

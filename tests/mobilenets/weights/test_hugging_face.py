@@ -359,6 +359,7 @@ class TestForgedFiles:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_inspect_and_checkpoint(
         self, tmp_path: Path, converted: Callable[..., mobilenets.MobileNet]
     ) -> None:

@@ -17,6 +17,7 @@ import tensorflow_hub
 import tf_keras
 from refusals import refused
 from slim_checkpoints import written
+from tiers import first_fast, slow
 
 import mobilenets
 from mobilenets import VARIANTS, MobileNet, Variant, architecture, images, weights
@@ -136,8 +137,9 @@ def opened(file: Path) -> tuple[weights.Weights, dict[str, np.ndarray]]:
 
 class TestApplicationAlone:
     @pytest.mark.parametrize(("library", "form"), FORMS)
-    @pytest.mark.parametrize("classes", [10, None])
-    @pytest.mark.parametrize("variant", [V1, V2], ids=str)
+    @pytest.mark.parametrize(
+        ("variant", "classes"), first_fast([(V1, 10), (V2, None), (V1, None), (V2, 10)], 2), ids=str
+    )
     def test_every_format(
         self, tmp_path: Path, library: str, form: str, variant: Variant, classes: int | None
     ) -> None:
@@ -166,23 +168,24 @@ class TestApplicationAlone:
     def test_thousand_classes_are_imagenets_without_the_background(
         self, tmp_path: Path, library: str, form: str
     ) -> None:
-        for variant in (V1, V2):
-            found, _ = opened(saved(alone(library, variant, 1000), tmp_path, form))
-            assert found.class_names == images.class_names()[1:]
+        found, _ = opened(saved(alone(library, V1, 1000), tmp_path, form))
+        assert found.class_names == images.class_names()[1:]
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
         "variant", [variant for variant in VARIANTS if not variant.quantized], ids=str
     )
     def test_all_variants(self, tmp_path: Path, variant: Variant) -> None:
-        for library, form in FORMS:
-            for arguments in ({}, {"include_top": False}):
-                KERASES[library].backend.clear_session()
-                model = set_randomly(application(library, variant, **arguments))
-                found, values = opened(saved(model, tmp_path, form))
-                assert found.variant(image_size=variant.image_size) == variant
-                assert found.image_size == (variant.image_size if form in WHOLE else None)
-                assert_equal(values, named(variant, model))
+        """With the logits and without, each in one of the formats."""
+        turn = VARIANTS.index(variant)
+        for step, arguments in enumerate(({}, {"include_top": False})):
+            library, form = FORMS[(turn + 3 * step) % len(FORMS)]
+            KERASES[library].backend.clear_session()
+            model = set_randomly(application(library, variant, **arguments))
+            found, values = opened(saved(model, tmp_path, form))
+            assert found.variant(image_size=variant.image_size) == variant
+            assert found.image_size == (variant.image_size if form in WHOLE else None)
+            assert_equal(values, named(variant, model))
 
     @pytest.mark.parametrize(
         ("name", "variant"),
@@ -279,21 +282,24 @@ def nested(library: str, variant: Variant, how: str, head: Callable | None = Non
     return KERASES[library].Model(inputs, outputs)
 
 
-V2_SLOW = pytest.param(V2, marks=pytest.mark.slow)
+V2_SLOW = slow(V2)
 
 
 @pytest.mark.parametrize("library", KERASES)
 class TestApplicationWithin:
     @pytest.mark.parametrize(
         ("variant", "how"),
-        [
-            *((V1, how) for how in ("sequential", "functional", "flat")),
-            *(
-                pytest.param(V2, how, marks=pytest.mark.slow)
-                for how in ("sequential", "functional")
-            ),
-            (V2, "flat"),
-        ],
+        first_fast(
+            [
+                (V1, "sequential"),
+                (V2, "flat"),
+                (V1, "functional"),
+                (V1, "flat"),
+                (V2, "sequential"),
+                (V2, "functional"),
+            ],
+            2,
+        ),
         ids=str,
     )
     def test_trained(self, tmp_path: Path, library: str, variant: Variant, how: str) -> None:
@@ -315,9 +321,9 @@ class TestApplicationWithin:
         ("how", "head", "outside"),
         [
             ("sequential", lambda layers: [layers.Dense(4), layers.Dense(3)], 4),
-            ("flat", lambda layers: [layers.Dense(4), layers.Dense(3)], 4),
+            slow("flat", lambda layers: [layers.Dense(4), layers.Dense(3)], 4),
             ("flat", lambda layers: [layers.BatchNormalization(), layers.Dense(3)], 6),
-            ("flat", lambda layers: [layers.Dense(3, use_bias=False)], 1),
+            slow("flat", lambda layers: [layers.Dense(3, use_bias=False)], 1),
         ],
         ids=["two dense layers", "two dense layers, flat", "batch norm", "no bias"],
     )
@@ -396,7 +402,7 @@ class TestHubLayer:
         return models
 
     @pytest.mark.parametrize("form", OF["tf_keras"])
-    @pytest.mark.parametrize("family", ["mobilenet_v1", "mobilenet_v2"])
+    @pytest.mark.parametrize("family", first_fast(["mobilenet_v1", "mobilenet_v2"]))
     def test_fine_tuned(
         self, tmp_path: Path, models: Callable, module: Callable, family: str, form: str
     ) -> None:
@@ -466,6 +472,7 @@ class TestOurOwn:
             assert list(found.leftovers) == [OPTIMIZER]
 
 
+@pytest.mark.slow
 def test_all_formats_and_slims_give_the_same(tmp_path: Path) -> None:
     model = alone("keras", V2, 10)
     expected = named(V2, model)
@@ -577,7 +584,7 @@ class TestErrors:
                 opened(saved(model, tmp_path, form))
 
     @pytest.mark.parametrize("library", KERASES)
-    @pytest.mark.parametrize("size", ["Small", pytest.param("Large", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("size", first_fast(["Small", "Large"]))
     def test_v3(self, tmp_path: Path, library: str, size: str) -> None:
         network = getattr(KERASES[library].applications, f"MobileNetV3{size}")
         model = network(input_shape=(64, 64, 3), weights=None, include_top=False)
@@ -696,6 +703,7 @@ class TestTool:
         found = json.loads(output)
         assert found["leftovers"] == {}
 
+    @pytest.mark.slow
     def test_checkpoint(self, tmp_path: Path, file: Path, command: Callable) -> None:
         code, _, errors = command("checkpoint", file, "--output", tmp_path / "modules")
         assert code == 0, errors
