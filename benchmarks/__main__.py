@@ -54,7 +54,7 @@ def _measure(what: str, make: Callable[[], Mapping[str, Callable]], rounds: int)
 
 
 def _table(rows: Mapping[str, Times], per: float = 1.0) -> Iterator[str]:
-    """Milliseconds of each contender, and in brackets the ratio to the module's."""
+    """Milliseconds of each contender, and after the dot the ratio to the module's."""
     names = list(next(iter(rows.values())))
     yield f"| | {' | '.join(names)} |"
     yield f"| --- |{' ---: |' * len(names)}"
@@ -69,7 +69,7 @@ def _table(rows: Mapping[str, Times], per: float = 1.0) -> Iterator[str]:
 
 
 def _quickest(rows: Mapping[str, Times], per: float) -> Iterator[str]:
-    """The same for the quickest round of each: what a machine that holds processes up disturbs."""
+    """The same for each contender's quickest round, which a busy machine disturbs least."""
     yield "\nThe quickest round of each contender, and its ratio to the module's quickest:\n"
     names = list(next(iter(rows.values())))
     yield f"| | {' | '.join(names)} |"
@@ -138,7 +138,7 @@ def _inference() -> Iterator[str]:
         for what, times in rows.items()
     }
     _chart(ratios, _HERE / "inference.png")
-    yield "`module` is `hub.load(dir)(images)`, also called within a `tf.function`; the Kerases are"
+    yield "`module` is `hub.load(dir)(images)`, also in a `tf.function`; Keras 3 and tf_keras run"
     yield "keras.applications in a compiled `tf.function`; LiteRT runs XNNPACK float32 on"
     yield f"{contenders.THREADS} threads.\n"
     yield "![ratios](inference.png)\n"
@@ -272,8 +272,8 @@ def _figures(measured: tuple[float, float]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(_SECTIONS)}; default: all")
+    parser.add_argument("sections", nargs="*", help=f"{', '.join(_SECTIONS)} (default: all)")
     sections = parser.parse_args().sections or list(_SECTIONS)
     if unknown := set(sections) - set(_SECTIONS):
-        parser.error(f"no section {', '.join(sorted(unknown))}: choose of {', '.join(_SECTIONS)}")
+        parser.error(f"no section {', '.join(sorted(unknown))}: choose from {', '.join(_SECTIONS)}")
     _main(sections)

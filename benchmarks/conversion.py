@@ -1,4 +1,4 @@
-"""How long the converter takes and how much memory, as whole processes."""
+"""Time and memory of the converter, measured on whole processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def random_checkpoint(name: str, folder: Path) -> Path:
     return prefix
 
 
-# A process's peak memory begins with that of the process it was forked from: a small one measures.
+# A forked process starts with its parent's peak memory, so a small process does the measuring.
 _MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -63,7 +63,7 @@ def one(name: str) -> tuple[float, float]:
 
 
 def all_of(glob: str, names: list[str], jobs: int) -> tuple[float, float]:
-    """`convert all` of so many checkpoints: seconds, and the largest process's GB."""
+    """`convert all` of the named checkpoints: seconds, and the largest process's GB."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder) / "checkpoints"
         for name in names:

@@ -1,4 +1,4 @@
-"""Interleaved timing: contenders take turns, so that a machine's moods strike all alike."""
+"""Interleaved timing: contenders take turns, so that disturbances affect all of them equally."""
 
 from __future__ import annotations
 

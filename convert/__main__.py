@@ -16,7 +16,7 @@ from mobilenets.errors import MobileNetError
 from . import console
 from .commands import commands
 
-# As which pyproject.toml installs the package, beside the command `mobilenets`.
+# The package's name when it is installed, with the command `mobilenets` (see pyproject.toml).
 _INSTALLED = "mobilenets_convert"
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-      arguments: What follows the program's name; None takes those of the process.
+      arguments: Arguments without the program's name; None takes those of the process.
 
     Returns:
       0 on success, 1 where some of several conversions failed, 2 for a user's mistake.
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mobilenets" if __package__ == _INSTALLED else f"python -m {__package__}",
-        description="Original TF-Slim MobileNet checkpoints to reusable TensorFlow 2 SavedModels.",
+        description="Convert TF-Slim MobileNet checkpoints to reusable TensorFlow 2 SavedModels.",
     )
     found = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in commands().items():

@@ -1,4 +1,4 @@
-"""Every published variant, from a folder or fetched, converted by a few processes."""
+"""Converts the published variants, from a folder or fetched, in parallel processes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["Outcome", "convert_all", "matching"]
 
 # For each module: whether it was written, and its largest difference to the reference.
 _Modules = list[tuple[bool, float | None]]
-# What a source is that lies in the user's own folder.
-_OWN = "--checkpoints"
+# The description of a source in the user's own folder.
+_OWN = "own folder"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one variant.
+    """The result for one variant.
 
     Attributes:
       variant: Hub name.
       status: `"converted"`, `"unchanged"` (converted before from the same checkpoint),
         `"missing"` (no checkpoint, none fetched) or `"failed"`.
       detail: The largest difference to the reference, or the error.
-      origin: What the modules were made of and where that is from; empty if there are none.
+      origin: The source of the modules and its URL or path; empty without modules.
     """
 
     variant: str
@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether the variant's modules are there."""
+        """Whether the variant's modules exist."""
         return self.status in ("converted", "unchanged")
 
 
@@ -57,21 +57,23 @@ def matching(pattern: str | None) -> list[str]:
     """Hub names of the published variants that a glob matches, in the archive table's order.
 
     Raises:
-      ConvertError: None does.
+      ConvertError: The glob matches none.
     """
     names = [name for name in archives() if fnmatch.fnmatchcase(name, pattern or "*")]
     if not names:
-        raise ConvertError(f"--only {pattern} matches no published variant; `list` shows the names")
+        raise ConvertError(
+            f"{pattern} matches no published variant; `list` shows the names", "only"
+        )
     return names
 
 
 class _UnreadableError(ConvertError):
-    """What was fetched holds no weights that can be read: another source may."""
+    """A source holds no readable weights; another source may."""
 
 
 @dataclass
 class _Attempt:
-    """A variant whose conversion runs, and what can be tried if it fails."""
+    """A variant in conversion, and the sources to try if it fails."""
 
     name: str
     sources: Iterator[Source]
@@ -96,16 +98,16 @@ def convert_all(
     """Converts the published variants; one failure does not stop the rest.
 
     Args:
-      checkpoints: Folder where each is looked for first, as `<slim name>/`, `<slim name>.tgz` or
-        `<slim name>.ckpt.index`; None looks at none. The others come from the cache, or from the
-        first source of `published.toml` that has them. A mirror is left out: it holds modules,
-        which need no conversion.
+      checkpoints: Folder to search first for `<slim name>/`, `<slim name>.tgz` or
+        `<slim name>.ckpt.index`; None for no folder. The other checkpoints come from the cache, or
+        from the first source of `published.toml` that has them. A mirror is left out: it holds
+        modules, which need no conversion.
       output: Folder of modules.
       only: Glob over hub names; None takes all.
-      jobs: Processes that convert at the same time, 1 or more.
-      offline: Fetch nothing; what is in the cache is used.
-      on_download: Told a hub name, the bytes that are there and the bytes in all, if known.
-      on_outcome: Told each outcome as it comes.
+      jobs: Number of parallel conversions, 1 or more.
+      offline: Whether to use only the folder and the cache, and fetch nothing.
+      on_download: Called with the hub name, the bytes so far and the total bytes, None if unknown.
+      on_outcome: Called with each outcome as it comes.
 
     Returns:
       An outcome for each variant, in the archive table's order.
@@ -121,7 +123,7 @@ def convert_all(
     running: dict[Future[_Modules], _Attempt] = {}
 
     def advance(attempt: _Attempt) -> None:
-        """Starts the conversion of the next source that can be had, or gives up."""
+        """Starts the conversion of the next available source, or gives up."""
         nonlocal pool
         for source in attempt.sources:
             attempt.source = source
@@ -190,12 +192,12 @@ def _obtained(
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Not forked: TensorFlow's threads do not survive that. This process itself never loads it.
+    # Not forked: TensorFlow's threads do not survive a fork. This process never loads TensorFlow.
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _own(checkpoints: Path | None, name: str) -> Source | None:
-    """The checkpoint that the user's folder holds."""
+    """The variant's checkpoint in the user's folder; None without one."""
     slim = archives()[name].slim_name
     if checkpoints is None:
         return None
@@ -209,7 +211,7 @@ def _own(checkpoints: Path | None, name: str) -> Source | None:
 
 
 def _convert(source: str, output: str, variant: str) -> _Modules:
-    """Runs in a process of its own; an error comes back as one that can be pickled."""
+    """Runs in a child process; an error returns as one that can be pickled."""
     from . import quiet  # noqa: F401  # before anything loads TensorFlow
 
     # isort: split

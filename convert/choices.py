@@ -1,19 +1,18 @@
-"""The names that commands and functions offer to choose from, where loading them costs nothing."""
+"""The choices of commands and functions, in a module that loads nothing else."""
 
 from __future__ import annotations
 
 __all__ = ["CROPS", "FLOAT_PRECISIONS", "INTERFACES", "KINDS", "PRECISIONS", "WEIGHTS"]
 
 KINDS = ("feature_vector", "classification")
-"""What a checkpoint converts to."""
+"""The kinds of modules."""
 WEIGHTS = ("auto", "raw", "averages")
-"""Which variables of a checkpoint count; the same as `mobilenets.weights.contents.SELECTIONS`."""
+"""Which variables of a checkpoint to export; equal to `mobilenets.weights.contents.SELECTIONS`."""
 FLOAT_PRECISIONS = ("float32", "float16", "dynamic", "int8")
-"""What the weights of a float module's LiteRT model, and with `int8` the activations too, are
-stored as."""
+"""Precisions of a float module's LiteRT model: of its weights, and with `int8` its activations."""
 PRECISIONS = (*FLOAT_PRECISIONS, "uint8")
-"""Those of all LiteRT models: quantops modules become uint8."""
+"""Precisions of all LiteRT models; quantops modules become uint8."""
 INTERFACES = ("float32", "uint8", "int8")
-"""What an `int8` model takes and gives."""
+"""Input and output types of an `int8` model."""
 CROPS = ("central", "none")
-"""What of an image is evaluated."""
+"""The part of an image to evaluate."""

@@ -37,14 +37,14 @@ __all__ = [
     "transfers",
 ]
 
-# Wide where nobody reads it as it comes: a pipe must not lose the end of a name.
+# Wide if the output is not a terminal, so that no name is cut.
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 # Progress and errors leave standard output to the tables and to --json.
 _err = Console(stderr=True, highlight=False)
 
 
 def plain(text: object) -> str:
-    """Text in which rich finds no markup."""
+    """The text, escaped so that rich finds no markup."""
     return str(text).replace("[", r"\[")
 
 
@@ -68,7 +68,7 @@ def print_table(made: Table) -> None:
 
 
 def say(text: str, *parts: object) -> None:
-    """Prints a line; `{}` in the text stand for the parts, which are printed as they are."""
+    """Prints a line; each `{}` in the text is replaced by a part, printed without markup."""
     _out.print(text.format(*map(plain, parts)), soft_wrap=True)
 
 
@@ -84,11 +84,11 @@ def note(text: str) -> None:
 
 
 def fail(error: Exception | str, parser: argparse.ArgumentParser | None = None) -> int:
-    """Prints an error in one line, with the option that its argument stands for.
+    """Prints an error in one line, followed by the option for its argument.
 
     Args:
-      error: What went wrong.
-      parser: Of the command that failed.
+      error: The error or its message.
+      parser: The parser of the command that failed.
 
     Returns:
       The exit code of a user's mistake.
@@ -114,12 +114,12 @@ def stopped() -> None:
 
 
 def status(text: str) -> Status:
-    """A spinner with a text, which is printed as it is."""
+    """A spinner with a text, printed without markup."""
     return _err.status(plain(text))
 
 
 def progress() -> Progress:
-    """A bar over a number of things, with the time that remains."""
+    """A bar that counts items, with the remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

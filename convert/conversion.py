@@ -1,4 +1,4 @@
-"""One checkpoint in, its modules out: written, verified, then renamed into place."""
+"""Converts a checkpoint to modules: writes them, verifies them, renames them into place."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PARITY = "parity.json"
 
 @dataclass(frozen=True)
 class Conversion:
-    """One module that was written, or was there already.
+    """One module that was written or existed already.
 
     Attributes:
       variant: Hub name.
       kind: `"feature_vector"` or `"classification"`.
-      directory: Where it is.
+      directory: The module's folder.
       written: False if the same checkpoint had been converted before.
-      parity: What `parity.json` says, as a dict.
+      parity: The contents of `parity.json`.
     """
 
     variant: str
@@ -65,15 +65,15 @@ def convert(
       source: What `mobilenets.weights.open` opens.
       output: Folder of modules; made if absent.
       variant: Hub or Slim name; None reads it from the file name or the shapes.
-      image_size: In pixels, where the checkpoint's name does not say; None takes the name's.
+      image_size: In pixels, if the checkpoint's name does not tell; None takes the name's.
       kinds: Of `KINDS`; None writes all that the checkpoint allows.
       weights: `"raw"`, `"averages"`, or `"auto"` for what the published modules hold.
       labels: Text file of class names, see `labels.read_labels`; None takes the source's, or
         ImageNet's for 1001 classes.
-      report: Told in a line what is being done, and what was left out.
+      report: Called with a line on each step and on what was left out.
 
     Raises:
-      MobileNetError: The checkpoint cannot be converted; nothing of the module at fault is left.
+      MobileNetError: The checkpoint cannot be converted; nothing is left of the failed module.
     """
     with open_weights(source, weights) as found:
         network = found.variant(variant, image_size)
@@ -81,7 +81,7 @@ def convert(
         if found.num_classes is None and "classification" in wanted:
             if wanted == ["classification"]:
                 raise ConvertError(
-                    f"{found.source} has no logits: it converts to a feature_vector alone"
+                    f"{found.source} has no logits: it converts only to a feature_vector"
                 )
             wanted.remove("classification")
         names = found.class_names
@@ -127,9 +127,10 @@ def convert(
 
 
 def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is known of the module if it was made from the same; an error if it was not.
+    """The parity of an existing module; None without one, or if its format is another.
 
-    None if there is none, or if it was made from the same in another format.
+    Raises:
+      ConvertError: The folder holds something else, or a module made from another source.
     """
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return None
@@ -137,7 +138,7 @@ def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | 
         parity = json.loads((directory / PARITY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         parity = {}
-    # The same bytes may lie elsewhere today.
+    # The same checkpoint may have another path now.
     differing = {key for key, value in made_from.items() if parity.get(key) != value} - {"source"}
     if not differing:
         return parity
@@ -145,11 +146,10 @@ def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | 
         return None
     if not parity:
         raise ConvertError(
-            f"{directory} holds something else than a converted module: choose another output "
-            "folder"
+            f"{directory} exists and is not a converted module: choose another output folder"
         )
     raise ConvertError(
-        f"{directory} was converted from something else ({parity.get('source')}, "
+        f"{directory} was converted from another source ({parity.get('source')}, "
         f"{parity.get('weights')} weights): remove it or choose another output folder"
     )
 
@@ -175,7 +175,7 @@ def _write(
     except OSError as error:
         raise ConvertError(f"{directory} cannot be written: {error.strerror or error}") from error
     finally:
-        # No empty folder stays where a variant failed.
+        # A failed variant leaves no empty folder.
         with contextlib.suppress(OSError):
             directory.parent.rmdir()
     return parity
@@ -188,7 +188,7 @@ def verify_module(
 
     Args:
       directory: The module.
-      source: The checkpoint; None takes the place that `parity.json` names.
+      source: The checkpoint; None takes the source that `parity.json` names.
 
     Raises:
       MobileNetError: The module or the checkpoint cannot be read, or they differ.

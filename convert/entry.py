@@ -1,4 +1,4 @@
-"""The console command `mobilenets`, which says what to install where its extra is missing."""
+"""The console command `mobilenets`, which says what to install if its extra is missing."""
 
 from __future__ import annotations
 

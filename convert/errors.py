@@ -1,4 +1,4 @@
-"""The converter's error, and how other errors are told in one line."""
+"""The converter's error, and the first line of other errors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from mobilenets.errors import MobileNetError
 
 
 class ConvertError(MobileNetError):
-    """A conversion cannot go on; the message is one line: what is wrong, where, and what to do.
+    """A conversion failed; the message is one line: what is wrong, where, and what to do.
 
     Attributes:
-      argument: The function's argument that would help or is at fault. The command line names its
-        own option of that name after the message; None names none.
+      argument: The function's argument that is at fault or would help. The command line appends
+        its option of that name to the message; None appends nothing.
     """
 
     def __init__(self, message: str, argument: str | None = None) -> None:
@@ -21,6 +21,6 @@ class ConvertError(MobileNetError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name where there is no message."""
+    """The first line of an error's message, or the name of its type without a message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

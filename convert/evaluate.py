@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a module on labelled images, beside what was published."""
+"""Top-1 and top-5 accuracy of a module on labelled images, beside the published accuracy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Labelled:
 
     Attributes:
       paths: The files, in sorted order.
-      labels: For each file the position of its class among the logits.
+      labels: The position of each file's class among the logits.
       layout: How the classes were recognised, in words.
     """
 
@@ -88,7 +88,7 @@ def labelled(
     classes in alphabetical order, as `keras.utils.image_dataset_from_directory` numbers them.
 
     ImageNet's validation images, `ILSVRC2012_val_00000001.JPEG` and so on in one folder, need a
-    file of ground truth: a synset a line, in the order of the images' numbers, such as Slim's
+    file of ground truth: one synset per line, in the order of the images' numbers, such as Slim's
     `imagenet_2012_validation_synset_labels.txt`.
 
     Raises:
@@ -199,9 +199,9 @@ def _from_ground_truth(paths: Sequence[Path], file: Path, num_classes: int) -> l
         raise ConvertError(f"{file} cannot be read: {error}", "ground_truth") from None
     strange = next((synset for synset in synsets if not _SYNSET.fullmatch(synset)), None)
     if strange is not None:
-        # The numbers of ImageNet's devkit are in another order than the classes.
+        # ImageNet's devkit has numbers instead, in another order than the classes.
         raise ConvertError(
-            f"{file}: {strange!r} is no synset; expected one synset a line, as in Slim's "
+            f"{file}: {strange!r} is not a synset; expected one synset per line, as in Slim's "
             "imagenet_2012_validation_synset_labels.txt",
             "ground_truth",
         )

@@ -1,4 +1,4 @@
-"""Modules and images in, files out, with the converter's own error."""
+"""Reads modules and images, and writes files, with the converter's own error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_module(module: str | os.PathLike[str] | MobileNet) -> MobileNet:
     """The native model of anything that `mobilenets.load` takes; a model is returned as it is.
 
     Raises:
-      ConvertError: The source is nothing of that kind, or damaged.
+      ConvertError: `mobilenets.load` does not take the source, or the source is damaged.
     """
     if isinstance(module, MobileNet):
         return module

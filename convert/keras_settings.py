@@ -17,8 +17,8 @@ _FORMAT, _DTYPE = "channels_last", "float32"
 def standard() -> Iterator[None]:
     """Channels last and float32 in Keras 3 and tf_keras, whatever the user's `keras.json` says.
 
-    `keras.applications` and saved Keras models are to be built, loaded and run in this context.
-    The user's settings are restored at its end. It also serves as a decorator.
+    Build, load and run `keras.applications` and saved Keras models in this context. It restores the
+    user's settings at its end, and also serves as a decorator.
     """
     image_format, floatx = keras.config.image_data_format(), keras.config.floatx()
     policy = keras.config.dtype_policy()
@@ -31,7 +31,7 @@ def standard() -> Iterator[None]:
         keras.config.set_dtype_policy(_DTYPE)
         tf_keras.backend.set_image_data_format(_FORMAT)
         tf_keras.backend.set_floatx(_DTYPE)
-        # Unset, tf_keras' policy follows floatx: it is set only where it does not.
+        # An unset policy of tf_keras follows floatx, so only another policy is replaced.
         policy_is_set = tf_keras.mixed_precision.global_policy().name != _DTYPE
         if policy_is_set:
             tf_keras.mixed_precision.set_global_policy(_DTYPE)

@@ -1,4 +1,4 @@
-"""Names of classes from a text file: a name a line, or as TF-Slim writes its `labels.txt`."""
+"""Class names from a text file: one name per line, or TF-Slim's `labels.txt`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MOST_NAMED = 5
 def read_labels(path: str | os.PathLike[str], num_classes: int) -> tuple[str, ...]:
     """The names of the classes, in the order of the logits.
 
-    Slim's datasets bring a `labels.txt` of lines such as `0:daisy`; where every line begins with
-    an index and a colon, the indices give the order. A byte-order mark at the beginning is
-    dropped, and so is space around a name.
+    Slim's datasets have a `labels.txt` with lines such as `0:daisy`; if every line begins with an
+    index and a colon, the indices give the order. A leading byte-order mark and space around a name
+    are dropped.
 
     Args:
-      path: A UTF-8 text file with a line for each class.
-      num_classes: How many there are.
+      path: A UTF-8 text file with one line per class.
+      num_classes: The number of classes.
 
     Raises:
-      ConvertError: The file cannot be read, has another number of lines, empty ones, a name twice
-        (other than where ImageNet's own list has it), an index on some lines only, or other
+      ConvertError: The file cannot be read, has another number of lines, an empty line, a repeated
+        name (except where ImageNet's own list repeats it), an index on only some lines, or other
         indices than 0 to `num_classes` - 1.
     """
     try:
@@ -57,7 +57,7 @@ def read_labels(path: str | os.PathLike[str], num_classes: int) -> tuple[str, ..
             f"{path}: {_numbered(bare)} without an index, but others have one (such as "
             f"{indexed[0][0]!r}); number every line or none"
         )
-    # The line of each class.
+    # The number of each class's line.
     order = _order(path, indexed) if indexed else list(range(1, len(lines) + 1))
     names = tuple(named[number - 1] for number in order)
     _refuse_repeated(path, names, order)
@@ -65,7 +65,7 @@ def read_labels(path: str | os.PathLike[str], num_classes: int) -> tuple[str, ..
 
 
 def _order(path: str | os.PathLike[str], lines: list[re.Match[str]]) -> list[int]:
-    """The number of the line of every class."""
+    """The number of each class's line."""
     numbers: dict[int, list[int]] = defaultdict(list)
     for number, line in enumerate(lines, 1):
         numbers[int(line["index"])].append(number)
@@ -73,12 +73,12 @@ def _order(path: str | os.PathLike[str], lines: list[re.Match[str]]) -> list[int
     for index, found in numbers.items():
         if len(found) > 1:
             raise ConvertError(f"{path}: index {index} on {_numbered(found)}; {advice}")
-    # As many different indices as classes: where one is too high, another is missing.
+    # There are as many different indices as classes: if one is too high, another is missing.
     for index, found in numbers.items():
         if index >= len(lines):
             missing = next(each for each in range(len(lines)) if each not in numbers)
             raise ConvertError(
-                f"{path}: index {index} on {_numbered(found)}, but none is {missing}; {advice}"
+                f"{path}: index {index} on {_numbered(found)}, but {missing} is missing; {advice}"
             )
     return [numbers[index][0] for index in range(len(lines))]
 

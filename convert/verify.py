@@ -1,4 +1,4 @@
-"""Compares a module with its checkpoint, and with an implementation that is not ours."""
+"""Compares a module with its checkpoint, and with an independent implementation."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def compare(
       num_classes: Length of its logits; None for a feature vector.
 
     Raises:
-      ConvertError: The module cannot be loaded, a variable differs in any bit, or an output by
-        more than the tolerance; of quantops also, the outputs by more than 0.2 steps on average.
+      ConvertError: The module cannot be loaded, a variable differs in any bit, an output differs by
+        more than the tolerance, or quantops outputs differ by more than 0.2 steps on average.
     """
     module = _loaded(directory, values)
     reference = _expected(variant, values, num_classes)
@@ -86,19 +86,19 @@ def compare(
     )
     if not differences.max() <= allowed:
         raise ConvertError(
-            f"{directory} computes something else than {name}: outputs differ by up to "
+            f"{directory} does not agree with {name}: outputs differ by up to "
             f"{differences.max():.2g}, allowed {allowed:.2g}"
         )
     if step and not differences.mean() <= _MEAN_STEPS * step:
         raise ConvertError(
-            f"{directory} computes something else than {name}: outputs differ by "
+            f"{directory} does not agree with {name}: outputs differ by "
             f"{differences.mean():.2g} on average, allowed {_MEAN_STEPS * step:.2g}"
         )
     return parity
 
 
 def _loaded(directory: Path, values: Mapping[str, np.ndarray]) -> Any:
-    """The module, whose variables hold the values."""
+    """Loads the module and checks that its variables hold the values."""
     try:
         module: Any = hub.load(str(directory))
         found = {v.name.removesuffix(":0"): v.numpy() for v in module.variables}
@@ -115,7 +115,7 @@ def _loaded(directory: Path, values: Mapping[str, np.ndarray]) -> Any:
         if name in found and found[name].tobytes() != value.tobytes()
     ]
     if wrong:
-        raise ConvertError(f"{directory} is not the checkpoint's:\n  " + "\n  ".join(wrong))
+        raise ConvertError(f"{directory} differs from its checkpoint:\n  " + "\n  ".join(wrong))
     return module
 
 

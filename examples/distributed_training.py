@@ -86,7 +86,7 @@ def trained(
 
 
 def loop(model: keras.Model, epochs: int, strategy: tf.distribute.Strategy) -> list[float]:
-    """Trains without Keras 3's `fit`, which does not take the batches of several workers."""
+    """Trains without Keras 3's `fit`, which does not accept the batches of several workers."""
 
     def on_replica(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:

@@ -1,8 +1,8 @@
 """The networks as tables of rows; the rows decide everything that is built.
 
 `rows` scales a family's table to a variant: which blocks, in which order, how wide, under which
-Slim scope. `convolutions` spells a table out, one line a convolution, with the shapes, parameters
-and multiply-adds.
+Slim scope. `convolutions` lists the convolutions of a network with their shapes, parameters and
+multiply-adds.
 
 Sources: MobileNet V1, https://arxiv.org/abs/1704.04861, table 1, and Slim's
 `mobilenet_v1.MOBILENETV1_CONV_DEFS`; MobileNet V2, https://arxiv.org/abs/1801.04381, table 2, and
@@ -38,12 +38,12 @@ _Activation = TypeVar("_Activation")
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution with batch norm, as a row spells itself out.
+    """One convolution of a row, with batch norm.
 
     Attributes:
-      name: What the convolution is called within its row; empty where it is the whole row.
+      name: Name within the row; empty if the row is a single convolution.
       scope: Slim scope within the network's, e.g. `expanded_conv_3/depthwise`.
-      filters: Output channels; None for a depthwise convolution, which keeps its input's.
+      filters: Output channels; None for a depthwise convolution, which keeps its input channels.
       kernel_size: Height and width of the kernel, in pixels.
       strides: Step in both directions, in pixels.
       activation: Whether ReLU6 follows.
@@ -60,7 +60,7 @@ class Convolution:
 
 
 class Row(Protocol):
-    """A block of a network: what it is called, how wide it is, what it consists of.
+    """A block of a network: its name, width and convolutions.
 
     Attributes:
       name: Slim scope within the network's.
@@ -76,10 +76,10 @@ class Row(Protocol):
     def strides(self) -> int: ...
 
     def convolutions(self, channels: int) -> tuple[Convolution, ...]:
-        """The convolutions in order, for an input of so many channels."""
+        """The convolutions in order, for an input with this number of channels."""
 
     def adds_input(self, channels: int) -> bool:
-        """Whether an input of so many channels is added to the output."""
+        """Whether an input with this number of channels is added to the output."""
 
     def endpoints(self, activations: Mapping[str, _Activation]) -> dict[str, _Activation]:
         """A block's activations, under their names among the network's endpoints."""
@@ -142,7 +142,7 @@ class SeparableRow:
 
 @dataclass(frozen=True)
 class InvertedResidualRow:
-    """V2's block: 1x1 expansion, 3x3 depthwise, linear 1x1 projection; a residual where it fits.
+    """V2's block: 1x1 expansion, 3x3 depthwise, linear 1x1 projection; a residual if shapes match.
 
     Attributes:
       name: Slim scope within the network's; the convolutions are `expand`, `depthwise` and
@@ -150,7 +150,7 @@ class InvertedResidualRow:
       expansion: Factor from input channels to expanded channels; 1 builds no expansion.
       filters: Output channels of the projection.
       strides: Step of the depthwise convolution, in pixels.
-      endpoint: Name of the output among the endpoints; the others' are `<endpoint>/…`.
+      endpoint: Name of the output among the endpoints; the block's others are `<endpoint>/…`.
     """
 
     name: str
@@ -207,7 +207,7 @@ _V2 = (
 
 @dataclass(frozen=True)
 class _Family:
-    """What holds for every network of a family."""
+    """Properties of all networks of a family."""
 
     scope: str
     dropout_rate: float
@@ -227,7 +227,7 @@ def dropout_rate(family: str) -> float:
 
 
 def quantizable(family: str) -> bool:
-    """Whether there are networks of a family with simulated quantization."""
+    """Whether a family has networks with simulated quantization."""
     return _FAMILIES[family].quantizable
 
 
@@ -290,7 +290,7 @@ _FAMILIES = {
 
 @dataclass(frozen=True)
 class Line:
-    """One convolution of a network, measured.
+    """One convolution of a network, with its cost.
 
     Attributes:
       scope: Slim scope under the network's, e.g. `expanded_conv_3/depthwise`.
@@ -299,8 +299,8 @@ class Line:
       strides: Step, in pixels.
       output_size: Height and width of the output, in pixels.
       filters: Output channels.
-      parameters: Trainable variables' elements: weights, gamma, beta (biases for the logits).
-      statistics: Elements of the moving mean and variance.
+      parameters: Number of trainable values: weights, gamma, beta (biases for the logits).
+      statistics: Number of values in the moving mean and variance.
       multiply_adds: For one image; batch norm is folded and the bias is not counted.
     """
 

@@ -17,7 +17,7 @@ __all__ = ["DepthwiseSeparable", "InvertedResidual", "block"]
 
 
 def block(row: Row, scope: str, quantized: bool, dtype: Any) -> keras.layers.Layer:
-    """The layer of a row.
+    """The layer for a row.
 
     Args:
       row: What to build.
@@ -42,7 +42,7 @@ def _convolution_type(quantized: bool) -> type[ConvBatchNorm]:
 
 
 class _Block(Part, keras.layers.Layer):
-    """Convolutions in a row, and the input added to their output where the row says so."""
+    """The convolutions of a row; adds the input to the output where the row has a residual."""
 
     def __init__(self, filters: int, strides: int = 1, scope: str | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -94,12 +94,12 @@ class _Block(Part, keras.layers.Layer):
 
         Args:
           inputs: `[batch, height, width, channels]`.
-          training: Whether batch norms use the batch's statistics and move the moving ones; of
-            quantized convolutions, whether the ranges move.
-          momentum: In [0, 1]: the share of the moving statistics that stays (of quantized
-            convolutions, of the activations' ranges); None takes 0.99 (0.999).
-          return_endpoints: Whether to return every named activation; or what divides one, see
-            `parts.Split`.
+          training: Whether batch norms use the batch's statistics and update the moving ones;
+            quantized convolutions update their ranges instead.
+          momentum: In [0, 1]: the share of the moving statistics that is kept (of the activation
+            ranges in quantized convolutions); None takes 0.99 (0.999).
+          return_endpoints: Whether to return every named activation; or a function that splits
+            one, see `parts.Split`.
 
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), filters]`, or with
@@ -123,7 +123,7 @@ class _Block(Part, keras.layers.Layer):
         return (batch, height, width, self.filters)
 
     def compute_output_spec(self, *args, **kwargs) -> keras.KerasTensor | dict:
-        # Traced: the shape alone does not tell one output from a dict of endpoints.
+        # Traced: the shape does not tell whether the result is an output or a dict of endpoints.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self) -> dict:

@@ -1,11 +1,11 @@
-"""The root of every error that the project raises of its own."""
+"""The base class of the project's errors."""
 
 __all__ = ["MobileNetError"]
 
 
 class MobileNetError(ValueError):
-    """Something cannot go on; the message says what is wrong, where, and what to do.
+    """Base class of all errors of the library and the converter.
 
-    Every error of the library and of the converter is one. What the operating system refuses and
-    mistakes in a program's arguments stay Python's own `OSError`, `ValueError` and `TypeError`.
+    The message says what is wrong, where, and what to do. Failures of the operating system and
+    wrong arguments in a program raise Python's own `OSError`, `ValueError` and `TypeError`.
     """

@@ -1,6 +1,6 @@
 """From image files to a network's input, and from its logits to names.
 
-What the published accuracies were measured with is Slim's evaluation crop, `evaluation_crop`.
+The published accuracies were measured with Slim's evaluation crop, `evaluation_crop`.
 `load` and `load_batch` decode files and crop in one go. The image functions are TensorFlow
 operations and work inside `tf.data.Dataset.map` too:
 
@@ -34,7 +34,7 @@ __all__ = [
 
 _Source: TypeAlias = str | bytes | os.PathLike[str] | tf.Tensor
 
-# The latter where TensorFlow's message would quote a path that is not UTF-8.
+# UnicodeDecodeError comes from TensorFlow's message if the path is not UTF-8.
 _UNREADABLE = (tf.errors.OpError, UnicodeDecodeError)
 
 
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
 
     Attributes:
       index: The position of the class among the logits.
-      name: What the class is called.
+      name: Name of the class.
       probability: Softmax of the image's logits at `index`, in [0, 1].
     """
 
@@ -55,23 +55,23 @@ class Prediction(NamedTuple):
 def evaluation_crop(image: tf.Tensor, size: int, central_fraction: float = 0.875) -> tf.Tensor:
     """The central part of an image, resized to a square: Slim's preprocessing for evaluation.
 
-    As `preprocess_for_eval` of Slim's `preprocessing/inception_preprocessing.py`, with which the
-    published accuracies were measured: scaled to [0, 1], central crop of both sides, then the
-    bilinear resize of TensorFlow 1. That one puts a pixel's centre at its corner and does not
-    average when it shrinks, so it is not `tf.image.resize`. The aspect ratio is not kept. Slim
-    goes on to [-1, 1]; here the networks do that themselves.
+    Follows `preprocess_for_eval` of Slim's `preprocessing/inception_preprocessing.py`, with which
+    the published accuracies were measured: scale to [0, 1], crop both sides centrally, resize with
+    the bilinear resize of TensorFlow 1. Unlike `tf.image.resize`, the latter puts a pixel's centre
+    at its corner; it does not average when it shrinks. The aspect ratio is not kept. Slim then
+    scales to [-1, 1]; here the networks do that themselves.
 
     Args:
       image: `[height, width, 3]` or `[batch, height, width, 3]`, RGB. Unsigned integers span
         their type's range, floats must be in [0, 1]: divide images of 0 to 255 by 255 first.
       size: Height and width of the result in pixels, such as `variant.image_size`.
-      central_fraction: How much of the height and of the width is kept, above 0 and at most 1.
+      central_fraction: The share of height and width to keep, above 0 and at most 1.
 
     Returns:
       `[size, size, 3]` or `[batch, size, size, 3]`, float32 in [0, 1].
 
     Raises:
-      TypeError: The image is of signed integers, which have no known range.
+      TypeError: The image has signed integers, whose range is unknown.
       ValueError: `size` or `central_fraction` is out of range, or the image has another rank.
     """
     _check_size(size)
@@ -96,29 +96,29 @@ def evaluation_crop(image: tf.Tensor, size: int, central_fraction: float = 0.875
 
 
 def load(source: _Source, size: int, crop: Literal["central"] | None = "central") -> tf.Tensor:
-    """One image, from a file or from encoded bytes, ready for a network of that input size.
+    """One image from a file or from encoded bytes, ready for a network with this input size.
 
     Reads what `tf.io.decode_image` reads: JPEG, PNG, BMP, GIF and more. Greyscale becomes RGB,
-    transparency is dropped, of an animation the first frame is taken. TensorFlow ignores two
-    things: the EXIF orientation (turn such photographs beforehand) and the palette of a BMP with
-    8 bits a pixel, which it takes for greyscale.
+    transparency is dropped, and an animation gives its first frame. TensorFlow ignores two things:
+    the EXIF orientation (rotate such photographs beforehand) and the palette of a BMP with 8 bits
+    per pixel, which it reads as greyscale.
 
     Args:
       source: The path of a file as `str`, path object or scalar string tensor, or the encoded
         image as `bytes`. TensorFlow's remote paths, such as `gs://`, work too.
       size: Height and width of the result in pixels, such as `variant.image_size`.
-      crop: `"central"` for `evaluation_crop`; None stretches the whole image to the square, with
-        bilinear antialiasing (within rounding what Pillow's `resize` with `BILINEAR` gives):
-        for images that are cropped already.
+      crop: `"central"` for `evaluation_crop`; None, for images that are cropped already, stretches
+        the whole image to the square with bilinear antialiasing (equal to Pillow's `resize` with
+        `BILINEAR` up to rounding).
 
     Returns:
       `[size, size, 3]`, RGB, float32 in [0, 1].
 
     Raises:
-      TypeError: `source` is none of these.
+      TypeError: `source` has another type.
       ValueError: The image cannot be read or decoded, or `size` or `crop` is not allowed. Inside
-        `tf.data` the former is TensorFlow's error instead, which names a file that cannot be
-        read, but not one that cannot be decoded: `load_batch` on the list of files names all.
+        `tf.data` TensorFlow raises its own error for the image; it names a file that cannot be
+        read, but not a file that cannot be decoded. `load_batch` on the list of files names both.
     """
     _check_size(size)
     _check_crop(crop)
@@ -142,9 +142,9 @@ def load_batch(
       `[batch, size, size, 3]`, RGB, float32 in [0, 1].
 
     Raises:
-      TypeError: `sources` is a single image, or one of them is nothing that `load` takes.
-      ValueError: Some images cannot be read or decoded, and the message names each of them; there
-        are none; or `size` or `crop` is not allowed.
+      TypeError: `sources` is a single image, or one of them has a type that `load` does not take.
+      ValueError: Images cannot be read or decoded (the message names each), there are no images,
+        or `size` or `crop` is not allowed.
     """
     _check_size(size)
     _check_crop(crop)
@@ -175,9 +175,9 @@ def load_batch(
 def class_names() -> tuple[str, ...]:
     """The 1001 names of the published networks' logits.
 
-    `background`, then ILSVRC-2012's 1,000 classes in the order of their WordNet synsets, each by
-    its first lemma. Where two classes share that, one goes by its second lemma if it has one;
-    `crane` stands for the bird (135) and for the machine (518).
+    `background`, then ILSVRC-2012's 1,000 classes in the order of their WordNet synsets, each
+    named by its first lemma. Where two classes share the first lemma, one has its second lemma if
+    there is one; `crane` names both the bird (135) and the machine (518).
     """
     text = importlib.resources.files("mobilenets").joinpath("class_names.txt").read_text("utf-8")
     return tuple(text.splitlines())
@@ -189,17 +189,17 @@ def decode_predictions(
     """The most probable classes of each image, the best first.
 
     Args:
-      logits: `[batch, classes]`, as the classification models give them. Not probabilities: the
-        softmax is applied here.
+      logits: `[batch, classes]`, as the classification models return them; the softmax is applied
+        here.
       top: How many classes to name for each image, at least 1; all of them if there are fewer.
       class_names: One name for each class; None means the 1001 of the published networks.
 
     Returns:
-      A list for each image, of `top` predictions with falling probability. Among equal logits the
+      For each image a list of `top` predictions, the most probable first. Among equal logits the
       lower index comes first.
 
     Raises:
-      ValueError: The logits have another rank, are NaN or infinite, or are not as many as the
+      ValueError: The logits have another rank, are NaN or infinite, or differ in number from the
         names; or `top` is below 1.
     """
     values = np.asarray(logits).astype(np.float64)
@@ -219,7 +219,7 @@ def decode_predictions(
         raise ValueError(f"logits are NaN or infinite for the images {rows} of the batch")
     exponentials = np.exp(values - largest)
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    # By logits: tiny probabilities round to equal zeros.
+    # Sorted by logits, since tiny probabilities all round to 0.
     order = np.argsort(-values, axis=1, kind="stable")[:, :top]
     return [
         [Prediction(int(index), names[index], float(row[index])) for index in indices]
@@ -253,8 +253,7 @@ def _load(source: _Source, size: int, crop: str | None) -> tf.Tensor:
         encoded = tf.io.read_file(source)
     else:
         raise TypeError(
-            "an image is given by a path, by bytes or by a scalar string tensor; "
-            f"got {type(source).__name__}"
+            f"an image must be a path, bytes or a scalar string tensor; got {type(source).__name__}"
         )
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     if crop:
@@ -280,7 +279,7 @@ def _reason(error: Exception, source: _Source) -> str:
     """TensorFlow's message without the operation and the path, on one line."""
     path = "" if isinstance(source, bytes) else _path(source)
     if "\0" in path:
-        return "that is not a path; an encoded image is given as bytes"
+        return "not a path; pass an encoded image as bytes"
     if not isinstance(error, tf.errors.OpError):
         return "cannot be read"
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", error.message, flags=re.DOTALL).strip()

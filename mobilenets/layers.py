@@ -1,7 +1,7 @@
 """A convolution and its batch norm as one layer.
 
-In inference one operation does it all, inside the graph and from the live variables, so that the
-weights stay trainable. Which one depends on the cost: see `ConvBatchNorm._infer`.
+In inference a single operation computes both, in the graph and from the live variables, so that the
+weights stay trainable. The choice of operation depends on the cost: see `ConvBatchNorm._infer`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["BatchNorm", "ConvBatchNorm"]
 WEIGHTS_STDDEV = 0.09
 EPSILON = 1e-3
 MOMENTUM = 0.99
-# Multiply-adds for one image up to which a matrix product beats a 1x1 convolution in inference,
-# whose kernel takes longer to start than to run: measured at batch 1; at batch 32 they are equal.
+# Up to this many multiply-adds per image a matrix product beats a 1x1 convolution in inference,
+# whose kernel takes longer to start than to run (measured at batch 1; equal at batch 32).
 _SMALL = 4_000_000
-# Weights of a kernel up to which folding costs nothing at batch 1, and at batch 32 saves up to 7 %.
+# Up to this many kernel weights folding costs nothing at batch 1 and saves up to 7 % at batch 32.
 _FOLDED = 32_768
 
 
@@ -67,11 +67,11 @@ class BatchNorm(Part, keras.layers.Layer):
         )
 
     def call(self, inputs: tf.Tensor, momentum: float | tf.Tensor = MOMENTUM) -> tf.Tensor:
-        """Normalizes with the batch's statistics and moves the moving ones towards them.
+        """Normalizes with the batch's statistics and updates the moving ones.
 
         Args:
           inputs: `[batch, height, width, channels]`, float32 or a reduced precision.
-          momentum: In [0, 1]: the share of the moving statistics that stays.
+          momentum: In [0, 1]: the share of the moving statistics that is kept.
         """
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             tf.cast(inputs, self.compute_dtype),
@@ -98,7 +98,7 @@ class BatchNorm(Part, keras.layers.Layer):
         return outputs
 
     def fold(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """What the moving statistics make of a convolution: `scale * convolution + offset`.
+        """Batch norm with the moving statistics as `scale * convolution + offset`.
 
         Returns:
           `scale` and `offset`, each `[channels]` float32.
@@ -109,14 +109,14 @@ class BatchNorm(Part, keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("mobilenets")
 class ConvBatchNorm(Part, keras.layers.Layer):
-    """A convolution without bias, batch norm and, if asked for, ReLU6; `SAME` padding.
+    """A convolution without bias, batch norm and optional ReLU6; `SAME` padding.
 
     Input `[batch, height, width, channels]`, output
     `[batch, ceil(height / strides), ceil(width / strides), filters]`, in the layer's compute
     dtype; all variables and the folding are float32.
 
     Args:
-      filters: Output channels; None for a depthwise convolution, which keeps its input's.
+      filters: Output channels; None for a depthwise convolution, which keeps its input channels.
       kernel_size: Height and width of the kernel, in pixels.
       strides: Step in both directions, in pixels.
       activation: Whether ReLU6 follows.
@@ -125,7 +125,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
 
     Attributes:
       as_product: Whether inference computes a 1x1 convolution as a matrix product, which gives the
-        same values. Building the layer decides, by the cost at the size it is built for.
+        same values. Set when the layer is built, by the cost at its image size.
     """
 
     def __init__(
@@ -189,12 +189,11 @@ class ConvBatchNorm(Part, keras.layers.Layer):
 
         Args:
           inputs: `[batch, height, width, channels]`.
-          training: Whether to normalize with the batch's statistics and move the moving ones.
-            A frozen layer (`trainable=False`) never does, nor one with a frozen `batch_norm`, as
-            in Keras.
-          momentum: In [0, 1]: the share of the moving statistics that stays.
+          training: Whether to normalize with the batch's statistics and update the moving ones.
+            As in Keras, a layer with `trainable=False` or with a frozen `batch_norm` never does.
+          momentum: In [0, 1]: the share of the moving statistics that is kept.
           return_endpoints: Whether to return a dict with the output under the layer's name; or
-            what divides an activation, see `parts.Split`.
+            a function that splits an activation, see `parts.Split`.
         """
         inputs = checked(inputs, self.kernel.shape[2], self.name)
         outputs = self._outputs(tf.cast(inputs, self.compute_dtype), training, momentum)
@@ -206,7 +205,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
         if not (training and self.trainable and self.batch_norm.trainable):
             return self._infer(inputs)
         if self._pointwise:
-            # For its gradients, matrix products are up to 1.2 times as fast as convolutions.
+            # The gradients of matrix products are up to 1.2 times as fast as those of convolutions.
             outputs = _unflatten(self._multiply(inputs, self.kernel.value), inputs)
         else:
             outputs = self._convolve(inputs, self.kernel.value)
@@ -218,9 +217,9 @@ class ConvBatchNorm(Part, keras.layers.Layer):
     def _infer(self, inputs: tf.Tensor) -> tf.Tensor:
         """Convolves, normalizes with the moving statistics and activates.
 
-        TensorFlow's graph optimizer makes one operation of each form. Folding costs a product over
-        the kernel at each call, at batch 1 more than it saves if the kernel is large. In a reduced
-        precision it is what loses least: normalizing would round before it subtracts the mean.
+        TensorFlow's graph optimizer fuses each form into one operation. Folding multiplies the
+        kernel at each call; for a large kernel at batch 1 this costs more than it saves. In reduced
+        precision folding loses least: normalizing would round before it subtracts the mean.
         """
         product = self._pointwise and self.as_product
         small = self.depthwise or math.prod(self.kernel.shape) <= _FOLDED
@@ -276,7 +275,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
 
 
 def _unflatten(rows: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """`[batch * height * width, channels]` as `[batch, height, width, channels]` like images."""
+    """Reshapes `[batch * height * width, channels]` to the batch, height and width of images."""
     sizes = images.shape[1:3].as_list()
     if None in sizes:
         given = tf.unstack(tf.shape(images))[1:3]

@@ -1,4 +1,4 @@
-"""A Keras 3 model from whatever holds one: decides what a source is, and calls what reads it."""
+"""Loads a Keras 3 model: recognises the kind of a source and calls its reader."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["NotFoundError", "load", "module"]
 
 
 class NotFoundError(MobileNetError, FileNotFoundError):
-    """There is neither a file nor a published variant of a name."""
+    """No file and no published variant has this name."""
 
 
-# Any size works; this is that of the papers, and most of the published networks have it.
+# Any size works; this one is the papers', and the most frequent among the published networks.
 _IMAGE_SIZE = 224
 
 
@@ -33,42 +33,42 @@ def load(
     batch_norm_momentum: float | None = None,
     activation_range_momentum: float | None = None,
 ) -> MobileNet:
-    """A native Keras 3 model of a module that `save` wrote, or of a MobileNet's weights.
+    """Loads a native Keras 3 model from a module that `save` wrote or from a MobileNet's weights.
 
-    Weights may be a TF-Slim checkpoint, a TF1 or TF2 hub module, a SavedModel or checkpoint that a
-    model with a `hub.KerasLayer` was saved to, a frozen graph, or a folder of Hugging Face's
-    transformers; their content tells which. They fill every variable of the network, or are
-    refused: what is missing, left over or of another shape is listed. As in the published modules,
-    a Slim checkpoint's values are those of the variables for V1, and of their moving averages for
-    V2 where there are any. The model has logits if the weights do; `MobileNet.with_classes` changes
-    that.
+    Weights may be a TF-Slim checkpoint, a TF1 or TF2 hub module, a SavedModel or checkpoint of a
+    model with a `hub.KerasLayer`, a Keras file (`.h5`, `.weights.h5`, `.keras`), a frozen graph, or
+    a folder of Hugging Face's transformers; the content tells the format. The weights must fill
+    every variable of the network; otherwise an error lists what is missing, left over or of another
+    shape. As in the published modules, a Slim checkpoint gives the variables themselves for V1, and
+    for V2 their moving averages where there are any. The model has logits if the weights do;
+    `MobileNet.with_classes` changes that.
 
     Args:
       source: The name of a published variant, see below; the module's folder; a file of weights, a
         checkpoint's prefix (`run/model.ckpt-1450000`), or a folder that holds one, such as a hub
         module; a `.tar.gz`, `.tgz` or `.tar` of any of these; or the `http(s)://` URL of a file,
         an archive or a hub module, fetched once into the cache (`MOBILENETS_CACHE`).
-      variant: Not with a name. The network of the weights, e.g. `"mobilenet_v2_035_96"`; None
-        reads it from the names of the file, the archive and the folder, or from the shapes. Where
-        nothing tells the image size, it is 224.
-      trainable: Whether the model's weights are to be trained.
+      variant: The network of the weights, e.g. `"mobilenet_v2_035_96"`; not allowed with a name.
+        None infers it from the names of the file, the archive and the folder, or from the shapes;
+        an unknown image size becomes 224.
+      trainable: Whether the model's weights are trainable.
       batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
         keeps; None takes the saved model's, and 0.99 for a checkpoint.
       activation_range_momentum: In [0, 1], for quantized variants: the share of the activations'
         ranges that a step keeps; None takes the saved model's, and 0.999 for a checkpoint.
 
-    A name is what `Variant.parse` takes, where no file or folder is called so:
+    A name is anything that `Variant.parse` takes, unless a file or folder has that name:
     `"mobilenet_v2_035_96"`, `"mobilenet_v1_100_224/quantops"`, a hub handle such as
     `"google/imagenet/mobilenet_v1_025_192/classification/1"`. The model is a classifier unless the
-    name ends in `/feature_vector`; it has 1001 classes, `background` first, or keras.applications'
-    1000 where only that answered. The weights come from the cache or from the first place of
-    `published.toml` that has them. A `pathlib.Path`, and what begins with another folder, is
-    always a path.
+    name ends in `/feature_vector`; it has 1001 classes, `background` first, or 1000 where only
+    keras.applications had the weights. The weights come from the cache or from the first place of
+    `published.toml` that has them. A `pathlib.Path`, and a string that begins with another folder,
+    is always a path.
 
     Raises:
-      FileNotFoundError: There is nothing of that name (`NotFoundError`, also a MobileNetError, for
-        a name; it tells the nearest).
-      OSError: The URL cannot be fetched, or a name's weights cannot be had anywhere.
+      FileNotFoundError: Nothing has that name. For a variant's name it is a `NotFoundError`, also a
+        MobileNetError, which lists the nearest names.
+      OSError: The URL cannot be fetched, or no place has the weights of a name.
       MobileNetError: The source holds neither a module that `save` wrote nor a MobileNet's weights
         (`mobilenets.weights.WeightsError`), is another variant, or cannot be unpacked.
     """
@@ -108,28 +108,28 @@ def module(name: str) -> str:
 
         hub.KerasLayer(mobilenets.module("mobilenet_v1_050_160"), trainable=True)
 
-    It is made once, of `load(name)`, and stays in the cache; a mirror's is fetched as it is. See
-    `save` for its interface: images `[batch, height, width, 3]`, RGB float32 in [0, 1], to features
-    or logits, float32.
+    The module is made once from `load(name)` and stays in the cache; a mirror's module is fetched
+    as it is. It maps images `[batch, height, width, 3]`, RGB float32 in [0, 1], to features or
+    logits, float32; see `save`.
 
     Args:
       name: See `load`. A `feature_vector` unless it ends in `/classification`.
 
     Returns:
-      The folder's path, a str as `hub.KerasLayer` demands. It is the cache's: not to be changed.
+      The folder's path, a str as `hub.KerasLayer` demands. It lies in the cache: do not change it.
 
     Raises:
       FileNotFoundError: As `load` does.
-      OSError: The weights cannot be had, or the cache not be written.
+      OSError: No place has the weights, or the cache cannot be written.
       MobileNetError: As `load` does.
     """
     found = _named(name)
     if found is None:
         if saved_model.is_module(name):
             return os.fspath(name)
-        raise NotFoundError(f"{name} is no name of a published variant, nor a module's folder")
+        raise NotFoundError(f"{name} is neither a published variant's name nor a module's folder")
     variant, kind = found[0], found[1] or "feature_vector"
-    # By format: what an earlier version made does not serve this one.
+    # A folder for each format: modules of an earlier version do not fit.
     target = fetching.cache() / "modules" / str(saved_model.FORMAT) / variant / kind
     if saved_model.is_module(target):
         return str(target)
@@ -140,13 +140,13 @@ def module(name: str) -> str:
 
 
 def _mirrored(variant: str, kind: str, target: Path) -> bool:
-    """Whether a mirror has the module, which is then in the target; `load` says what is wrong."""
+    """Fetches a mirror's module to the target; False if that fails, for which `load` says why."""
     for source in fetching.sources(variant, kind):
         if source.what == fetching.MIRROR:
             try:
                 archive = fetching.fetch(source)
                 with fetching.local(archive) as folder:
-                    # Read before it gets its place.
+                    # Checked before it moves into place.
                     model = saved_model.read(folder) if saved_model.is_module(folder) else None
                 if model is None or _checked(model, variant, kind) is not model:
                     return False
@@ -161,11 +161,11 @@ def _named(source: str | os.PathLike[str]) -> tuple[str, str | None] | None:
     """Hub name and kind of a published variant, or None if the source is not meant as a name.
 
     Raises:
-      NotFoundError: It is meant so, and there is none.
+      NotFoundError: The source is meant as a name, but no published variant has it.
     """
     text = source.strip() if isinstance(source, str) else ""
     path = Path(text)
-    # An empty part of a path, such as a URL's, is none of a name's.
+    # A name has no empty part, unlike a URL.
     meant = re.match(r"google/|mobilenet[_-]v\d|[^/\\.~:][^/\\:]*/?$", text)
     if not meant or path.exists() or any(path.parent.glob(f"{path.name}.*")):
         return None
@@ -179,7 +179,7 @@ def _named(source: str | os.PathLike[str]) -> tuple[str, str | None] | None:
             return name, kind_of(text)
         reason = "this variant was never published"
         if variant.quantized and variant.unquantized.name in published.archives():
-            reason = "this variant exists in no quantized form"
+            reason = "this variant has no quantized form"
             name = variant.unquantized.name
     names = list(published.archives())
     short = re.sub(
@@ -202,7 +202,7 @@ def _by_name(name: str, kind: str, options: dict[str, Any]) -> MobileNet:
         except (MobileNetError, OSError) as error:
             failures.append(f"{source.what}: {str(error).splitlines()[0]}")
     raise fetching.FetchError(
-        f"{name}/{kind} cannot be had: {'; '.join(failures)}; {published.by_hand(name, kind)}"
+        f"cannot get {name}/{kind}: {'; '.join(failures)}; {published.by_hand(name, kind)}"
     )
 
 
@@ -224,13 +224,13 @@ def _weights(path: Path, source: str | os.PathLike[str]) -> weights.Weights:
                 f"{source} holds several modules: name {' or '.join(modules)} in it"
             )
     elif not (path.exists() or any(path.parent.glob(f"{path.name}.*"))):
-        raise FileNotFoundError(f"no folder {source}, nor an archive or a checkpoint")
+        raise FileNotFoundError(f"{source}: no such folder, archive or checkpoint")
     try:
         return weights.read(path, os.fspath(source))
     except WeightsError as error:
         if not path.is_dir():
             raise
         raise WeightsError(
-            f"{source} was not written by mobilenets.save, and holds no weights that can be read "
+            f"{source} was not written by mobilenets.save and holds no readable weights "
             f"({error}); hub.KerasLayer loads other SavedModels"
         ) from error

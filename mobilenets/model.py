@@ -107,9 +107,9 @@ class MobileNet(Part, keras.Model):
     variant's `image_size` is what the network was trained at). Output: float
     `[batch, num_features]`, or `[batch, num_classes]` logits.
 
-    A quantized variant simulates 8-bit weights and activations, in float32. Training it keeps the
-    batch norms' moving statistics and moves the ranges of the quantization instead. Other image
-    sizes than the variant's work too, but its ranges were trained at that size.
+    A quantized variant simulates 8-bit weights and activations in float32. Training keeps the batch
+    norms' moving statistics and updates the quantization ranges instead. Other image sizes work
+    too, but the ranges were trained at the variant's size.
 
     Args:
       variant: A `Variant` or anything that `Variant.parse` reads, e.g. `"mobilenet_v2_035_96"`.
@@ -117,16 +117,16 @@ class MobileNet(Part, keras.Model):
         `class_names` says how many.
       class_names: One name for each logit; None for unnamed classes.
       batch_norm_momentum: In [0, 1]: the share of the moving statistics that a training step
-        keeps, unless the call says another.
+        keeps, unless the call overrides it.
       dropout_rate: Share of features dropped before the logits in training; None takes Slim's:
         0.001 for V1, 0.2 for V2.
-      activation_range_momentum: In [0, 1]: the share of its activations' ranges that a quantized
-        variant keeps in a training step, unless the call says another.
+      activation_range_momentum: In [0, 1], for quantized variants: the share of the activation
+        ranges that a training step keeps, unless the call overrides it.
 
     Raises:
-      ValueError: The variant does not exist, or the number of classes is not that of the names;
-        a quantized variant of V2 (none was published), or in another dtype than float32; weights
-        in another dtype.
+      ValueError: The variant does not exist; the number of classes differs from that of the names;
+        the variant is a quantized V2 (none was published), or quantized with another dtype than
+        float32; or the weights are not float32.
     """
 
     def __init__(
@@ -185,16 +185,16 @@ class MobileNet(Part, keras.Model):
                 name="Logits",
                 dtype=self.dtype_policy,
             )
-        # Any size can be called; this one decides which operations are the quickest.
+        # The model takes any size; this one decides which operations are the fastest.
         self.build((None, variant.image_size, variant.image_size, 3))
-        # Again, now that there are layers to pass it on to.
+        # Set again, now that there are inner layers to pass it on to.
         self.trainable = kwargs.get("trainable", True)
         self.restore_settings()
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
         if name == "trainable":
-            # Keras passes over what has the value already, and so over layers inside that differ.
+            # Keras skips layers that already have the value, and so inner layers that differ.
             for layer in self._flatten_layers(include_self=False):
                 layer.trainable = value
 
@@ -239,11 +239,11 @@ class MobileNet(Part, keras.Model):
 
         Args:
           inputs: `[batch, height, width, 3]`, RGB with values in [0, 1].
-          training: Whether batch norms use the batch's statistics and move the moving ones, and
-            dropout is on. A frozen model (`trainable=False`) or block keeps its statistics, and so
-            do the frozen ones of `model.convolutions`' `batch_norm`: `keras.Model.fit` asks for
-            training, whatever a functional model was built with. In a quantized variant the ranges
-            move, and the batch norms' statistics stay. An empty batch moves nothing.
+          training: Whether batch norms use the batch's statistics and update the moving ones, and
+            dropout is on. `keras.Model.fit` always passes True, whatever a functional model was
+            built with; a model, block or `batch_norm` of `model.convolutions` with
+            `trainable=False` keeps its statistics even then. A quantized variant updates its ranges
+            and keeps the batch norms' statistics. An empty batch updates nothing.
           return_endpoints: Whether to return every named activation.
           batch_norm_momentum: In [0, 1]; None takes the model's.
           activation_range_momentum: In [0, 1], for quantized variants; None takes the model's.
@@ -257,7 +257,7 @@ class MobileNet(Part, keras.Model):
           (probabilities), `[batch, num_classes]`.
 
         Raises:
-          TypeError: The images are of integers.
+          TypeError: The images are integers.
           ValueError: The images are not `[batch, height, width, 3]`.
         """
         inputs = checked(tf.convert_to_tensor(inputs), 3, self.name)
@@ -295,7 +295,7 @@ class MobileNet(Part, keras.Model):
 
     @property
     def _momentum(self) -> float:
-        """Of what moves in training: quantized variants keep their batch norms' statistics."""
+        """The momentum of what training updates: activation ranges, or batch norms' statistics."""
         if self.variant.quantized:
             return self.activation_range_momentum
         return self.batch_norm_momentum
@@ -304,7 +304,7 @@ class MobileNet(Part, keras.Model):
         return (input_shape[0], self.num_classes or self.num_features)
 
     def compute_output_spec(self, *args, **kwargs) -> keras.KerasTensor | dict:
-        # Traced: the shape alone does not tell one output from a dict of endpoints.
+        # Traced: the shape does not tell whether the result is an output or a dict of endpoints.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def with_classes(
@@ -312,8 +312,8 @@ class MobileNet(Part, keras.Model):
     ) -> MobileNet:
         """A copy for other classes: the weights up to the features, and new, untrained logits.
 
-        What is frozen stays so in the copy, but its logits are to be trained: those of a frozen
-        model's copy alone.
+        What is frozen stays frozen in the copy, but the new logits are trainable: in the copy of a
+        frozen model, only they train.
 
         Args:
           num_classes: Length of the logits, 1 or more; None builds the feature vector alone,
@@ -346,11 +346,11 @@ class MobileNet(Part, keras.Model):
 
 
 class _Batch:
-    """Images of which there is at least one, and how to undo that.
+    """A batch, padded to one image if it is empty, and how to undo the padding.
 
-    A replica or a last batch may be empty. TensorFlow's convolutions give such a batch a wrong
-    shape, and its statistics are NaN. So the network sees one black image, of which nothing moves
-    and nothing is returned.
+    A replica's batch or the last batch may be empty. TensorFlow's convolutions give an empty batch
+    a wrong shape, and its statistics are NaN. So the network sees one black image, which updates
+    nothing and is not returned.
     """
 
     def __init__(self, images: tf.Tensor) -> None:
@@ -365,25 +365,25 @@ class _Batch:
         """`[batch, height, width, channels]` with a row of zeros if there are no images."""
         if self._count is None:
             return activation
-        # Padding by nothing hands the tensor on, and TensorFlow's graph optimizer knows it.
+        # TensorFlow's graph optimizer passes the tensor on if the padding is 0.
         padded = tf.pad(activation, self._paddings)
         padded.set_shape([None, *activation.shape[1:]])
         return padded
 
     def restored(self, activation: tf.Tensor) -> tf.Tensor:
-        """What an activation is for the images that there really are."""
+        """An activation without the padding."""
         return activation if self._count is None else activation[: self._count]
 
     def split(self, activation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """What is returned of an activation, and what goes on through the network.
+        """The activation to return, and the activation to pass on through the network.
 
-        The latter is made of the former, which therefore has gradients.
+        The second is computed from the first, so that the first has gradients.
         """
         restored = self.restored(activation)
         return restored, self.occupied(restored)
 
     def momentum(self, momentum: float | tf.Tensor) -> float | tf.Tensor:
-        """The share of the moving averages that stays; all of it if the batch is empty."""
+        """The momentum of the moving averages; 1 if the batch is empty."""
         if self._count is None:
             return momentum
         return tf.where(self._empty, 1.0, momentum)

@@ -1,8 +1,8 @@
-"""What all layers of the networks share: their dtype, their input check, what is set inside them.
+"""What all layers of the networks share: dtype, input check and the settings of inner layers.
 
-Keras keeps a layer's own configuration, but not what a user sets on the layers and variables inside
-a custom one: which of them are frozen, say. `Part` keeps that too, so that `.keras` files, clones,
-copies and models with a network inside have it.
+Keras saves a layer's own configuration, but not the settings of layers and variables inside a
+custom layer, such as which of them are frozen. `Part` saves those too, so that `.keras` files,
+clones, copies and models with a network inside keep them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = [
 L2 = 4e-5 / 2
 
 Split = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Divides an activation into what is returned and what goes on."""
+"""Splits an activation into the tensor to return and the tensor to pass on."""
 _Settings = Mapping[str, Mapping[str, Any]]
 
 
 class Part:
-    """Mixed into a Keras layer: a configuration that keeps what is set inside the layer.
+    """Mixin for Keras layers: the configuration includes the settings of inner layers.
 
-    The layer calls `restore_settings` when its inner layers and variables are there.
+    The layer calls `restore_settings` once its inner layers and variables exist.
 
     Args:
-      inside: For inner layers and variables by path, e.g. `Conv2d_1/depthwise/BatchNorm`, the
-        attributes that differ from a new layer's; as `get_config` gives them.
+      inside: Attributes that differ from a new layer's, by path of the inner layer or variable,
+        e.g. `Conv2d_1/depthwise/BatchNorm`; as `get_config` returns them.
       dtype: A dtype or policy; None takes Keras's global policy if its variables are float32
         (`float32` or a mixed one), else `float32`.
     """
@@ -51,7 +51,7 @@ class Part:
         self._pending = {path: dict(values) for path, values in (inside or {}).items()}
 
     def restore_settings(self) -> None:
-        """Sets what the configuration says of inner layers and variables."""
+        """Applies the configuration's settings to the inner layers and variables."""
         members = dict(_members(self))
         for path, values in self._pending.items():
             for attribute, value in values.items():
@@ -63,9 +63,9 @@ class Part:
         self._pending = {}
 
     def settings(self, trainable: bool) -> dict[str, dict[str, Any]]:
-        """What differs inside from a new layer that is trainable or not.
+        """Settings of inner layers that differ from those of a new layer with this `trainable`.
 
-        Outer layers come before what they hold, since freezing a layer freezes its inner ones.
+        Outer layers come first, since freezing a layer freezes its inner ones.
         """
         if self._pending:
             return {path: dict(values) for path, values in self._pending.items()}
@@ -74,7 +74,7 @@ class Part:
     def get_config(self) -> dict:
         inside = self.settings(self.trainable)  # type: ignore[attr-defined]
         return {
-            # Seen where Keras cannot find the class.
+            # A hint in Keras's error if it cannot find the class.
             "requires": "import mobilenets",
             **super().get_config(),  # type: ignore[misc]
             **({"inside": inside} if inside else {}),
@@ -82,12 +82,12 @@ class Part:
 
     @property
     def output(self) -> Any:
-        """The Keras tensor of a layer that was called on one."""
+        """The output of a layer that was called on a Keras tensor."""
         try:
             return super().output  # type: ignore[misc]
         except (AttributeError, ValueError):
             raise AttributeError(
-                f"{self.name!r} has no output: a MobileNet is no functional model. "  # type: ignore[attr-defined]
+                f"{self.name!r} has no output: a MobileNet is not a functional model. "  # type: ignore[attr-defined]
                 "model(images, return_endpoints=True) gives every activation by name, for images "
                 "or a keras.Input"
             ) from None
@@ -130,15 +130,15 @@ def _changed(
 
 
 def default_regularizer(variable: str) -> keras.regularizers.Regularizer | None:
-    """Slim's weight decay: on the kernels of full convolutions, and on nothing else."""
+    """Slim's weight decay: on the kernels of full convolutions only."""
     return keras.regularizers.L2(L2) if variable == "weights" else None
 
 
 def network_dtype(dtype: Any) -> Any:
     """The dtype policy of a layer: the given one, else the global one, else float32.
 
-    Keras's `floatx` and global policies whose variables are not float32 do not count: the weights
-    are float32 under every configuration.
+    Keras's `floatx`, and global policies whose variables are not float32, are ignored: the weights
+    are always float32.
     """
     if dtype is not None:
         return dtype
@@ -147,18 +147,18 @@ def network_dtype(dtype: Any) -> Any:
 
 
 def endpoint(outputs: tf.Tensor, split: bool | Split) -> tuple[tf.Tensor, tf.Tensor]:
-    """What is returned of a layer's outputs among the endpoints, and what goes on from there."""
+    """A layer's outputs to return as an endpoint, and its outputs to pass on."""
     return split(outputs) if callable(split) else (outputs, outputs)
 
 
 def checked(inputs: tf.Tensor, channels: int, name: str) -> tf.Tensor:
-    """The inputs, `[batch, height, width, channels]`.
+    """Returns the inputs if they are `[batch, height, width, channels]`.
 
-    TensorFlow's kernels compute something else for other channels, or end the process for other
-    ranks. A shape that is not known yet is checked when the operation runs.
+    For another number of channels TensorFlow's kernels give wrong results; for another rank they
+    end the process. A shape that is still unknown is checked when the operation runs.
 
     Raises:
-      ValueError: The inputs are of another shape.
+      ValueError: The inputs have another shape.
     """
     shape = inputs.shape
     if shape.rank is None or (shape.rank == 4 and shape[-1] is None):
@@ -172,10 +172,10 @@ def checked(inputs: tf.Tensor, channels: int, name: str) -> tf.Tensor:
 
 
 def input_channels(shape: Sequence[int | None], name: str) -> int:
-    """The channels of `[batch, height, width, channels]`, which a layer is built for.
+    """The number of channels in the shape `[batch, height, width, channels]` of a layer's input.
 
     Raises:
-      ValueError: The shape is another, or leaves the channels open.
+      ValueError: The shape has another rank, or its number of channels is unknown.
     """
     channels = shape[-1] if len(shape) == 4 else None
     if channels is None:

@@ -1,4 +1,4 @@
-"""Google's published MobileNets: where their weights are, and what they are known to reach.
+"""Google's published MobileNets: the places of their weights, and their published accuracy.
 
 Needs nothing beyond the standard library.
 """
@@ -26,9 +26,9 @@ class Archive:
       slim_name: TF-Slim's name, such as `mobilenet_v1_0.5_160_quant`.
       million_macs: Multiply-accumulates for one image of the variant's size, in millions.
       million_parameters: Parameters in millions, with the logits layer.
-      top1: Published ImageNet validation accuracy, in percent.
-      top5: Published ImageNet validation accuracy among the first five, in percent.
-      url: Where the `.tgz` is.
+      top1: Published top-1 accuracy on ImageNet's validation images, in percent.
+      top5: Published top-5 accuracy on ImageNet's validation images, in percent.
+      url: URL of the `.tgz`.
       sha256: The SHA-256 of the `.tgz`, as 64 lower-case hexadecimal digits.
     """
 
@@ -44,10 +44,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class Source:
-    """One place where a variant's weights can be had.
+    """One place that has a variant's weights.
 
     Attributes:
-      what: What it is to a user, such as `"TF-Slim archive"`.
+      what: Description for users, such as `"TF-Slim archive"`.
       url: Its `http(s)://` URL, or a path on this machine.
       sha256: The published SHA-256 of its bytes in hexadecimal; None if none was published.
       sums: URL or path of a `SHA256SUMS` that lists `url`, relative to its own folder; or None.
@@ -71,17 +71,17 @@ def archives() -> dict[str, Archive]:
 
 
 def sources(name: str, kind: str) -> list[Source]:
-    """Where a variant's weights can be had, best first.
+    """The places that have a variant's weights, best first.
 
     Args:
       name: The hub's name, such as `mobilenet_v2_035_96`; one of `archives()`.
-      kind: One of `KINDS`. An archive serves for both; its checkpoint has 1001 logits, a file of
-        keras.applications has 1000.
+      kind: One of `KINDS`. An archive serves for both. Its checkpoint has 1001 logits, a file of
+        keras.applications 1000.
     """
     archive = archives()[name]
     found = [Source("TF-Slim archive", archive.url, archive.sha256)]
     if name.endswith("/quantops"):
-        # The hub's quantops modules are TF1's, and no other project has these weights.
+        # The hub has quantops modules for TF1 only, and no other project has these weights.
         return found
     family, numbers = _parts(name)
     for row in _table()["sources"][family]:

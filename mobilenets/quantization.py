@@ -1,8 +1,8 @@
-"""Simulated 8-bit quantization: float32 values rounded to what 8 bits with a range can hold.
+"""Simulated 8-bit quantization: float32 values rounded to the 8-bit values of a range.
 
-The numerics are those of `tf.contrib.quantize`, with which the published quantops checkpoints
-were trained, once it has frozen the batch norms: batch norm folded into the convolution with the
-moving statistics, the folded weights quantized in their own range (narrow: 255 values), the
+The published quantops checkpoints were trained with `tf.contrib.quantize`; the numerics here are
+the same as after its freeze of the batch norms. Batch norm is folded into the convolution with the
+moving statistics; the folded weights are quantized in their own range (narrow: 255 values), the
 activations in theirs (256 values).
 """
 
@@ -34,11 +34,10 @@ def quantize_images(images: tf.Tensor) -> tf.Tensor:
 
 
 def range_problems(values: Mapping[str, np.ndarray]) -> list[str]:
-    """What is wrong with the ranges among a network's variables.
+    """Problems with the ranges among a network's variables.
 
     Args:
-      values: Slim variable name to value; names that end neither in `/min` nor `/max` are passed
-        over.
+      values: Slim variable name to value; only names that end in `/min` or `/max` are checked.
 
     Returns:
       One line for each range that 8 bits cannot quantize, naming its variable.
@@ -64,14 +63,14 @@ def range_problems(values: Mapping[str, np.ndarray]) -> list[str]:
 
 @keras.saving.register_keras_serializable("mobilenets")
 class FakeQuantization(Part, keras.layers.Layer):
-    """Rounds float32 to 8 bits with a range that is kept in the variables `min` and `max`.
+    """Rounds float32 to 8 bits in the range of the variables `min` and `max`.
 
-    The range is moved a little so that 0 is one of the values (gemmlowp's nudging). Gradients
+    The range is shifted slightly so that 0 is one of the values (gemmlowp's nudging). Gradients
     pass straight through the rounding.
 
     Args:
       minimum: Lower end of the range to start from, at most 0.
-      narrow_range: Whether to use 255 of the 256 values, as integer kernels want of weights.
+      narrow_range: Whether to use 255 of the 256 values, as integer kernels require of weights.
     """
 
     def __init__(self, minimum: float = -_INITIAL, narrow_range: bool = False, **kwargs) -> None:
@@ -109,7 +108,7 @@ class FakeQuantization(Part, keras.layers.Layer):
 
         Args:
           inputs: Of any shape, float32.
-          momentum: In [0, 1]: the share of the range that stays.
+          momentum: In [0, 1]: the share of the range that is kept.
         """
         inputs = tf.stop_gradient(inputs)
         low = tf.minimum(tf.reduce_min(inputs), 0.0)
@@ -126,14 +125,14 @@ class FakeQuantization(Part, keras.layers.Layer):
 
 
 def quantize_weights(quantization: FakeQuantization, weights: tf.Tensor, adapt: bool) -> tf.Tensor:
-    """Weights rounded to their range, which with `adapt` is their current one.
+    """Weights rounded to their range; with `adapt` the range is first set to the weights' own.
 
-    Then none lies outside, and all have their gradient; also those that nudging clips.
+    With `adapt` no weight lies outside the range, and all have a gradient, even if nudging clips.
     """
     if not adapt:
         return quantization.rounded(weights)
     quantization.follow(weights, momentum=0.0)
-    # The difference is exactly 0 and carries the gradient.
+    # `weights - fixed(weights)` is exactly 0 and carries the gradient.
     fixed = tf.stop_gradient
     return fixed(quantization.rounded(weights)) + (weights - fixed(weights))
 
@@ -144,14 +143,14 @@ def quantize_activations(
     adapt: bool,
     momentum: float | tf.Tensor,
 ) -> tf.Tensor:
-    """Activations rounded to their range, which with `adapt` follows the batch's."""
+    """Activations rounded to their range; with `adapt` the range first follows the batch's."""
     if adapt:
         quantization.follow(activations, momentum)
     return quantization.rounded(activations)
 
 
 def quantizers(minimum: float = -_INITIAL) -> tuple[FakeQuantization, FakeQuantization]:
-    """For a layer's weights and for its activations, under contrib.quantize's names.
+    """The quantizers of a layer's weights and activations, under contrib.quantize's names.
 
     Args:
       minimum: Lower end of the activations' range to start from, at most 0.
@@ -175,12 +174,12 @@ def range_variables(
 
 @keras.saving.register_keras_serializable("mobilenets")
 class QuantizedConvBatchNorm(ConvBatchNorm):
-    """`ConvBatchNorm` with simulated 8-bit weights and activations; float32 alone.
+    """`ConvBatchNorm` with simulated 8-bit weights and activations; float32 only.
 
-    In inference the ranges are those of the variables. In training the batch norm stays folded
-    with its moving statistics, which do not move (contrib.quantize's regime after its freeze
-    delay); the weights' range is that of the current folded weights, and the activations' a
-    moving average over the batches.
+    Inference uses the ranges in the variables. In training the batch norm stays folded with its
+    moving statistics, which are not updated (as in contrib.quantize after its freeze delay); the
+    weights' range is that of the current folded weights, the activations' range is a moving average
+    over the batches.
     """
 
     def __init__(self, *args, dtype: Any = None, **kwargs) -> None:
@@ -216,8 +215,8 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
 
         Args:
           inputs: `[batch, height, width, channels]`.
-          training: Whether to move the ranges. A frozen layer (`trainable=False`) never does.
-          momentum: In [0, 1]: the share of the activations' range that stays.
+          training: Whether to update the ranges. A frozen layer (`trainable=False`) never does.
+          momentum: In [0, 1]: the share of the activations' range that is kept.
           return_endpoints: As in `ConvBatchNorm`.
         """
         return super().call(inputs, training, momentum, return_endpoints)

@@ -2,8 +2,8 @@
 
 The interface is that of TF2 SavedModels on TensorFlow Hub
 (https://www.tensorflow.org/hub/reusable_saved_models): a callable with `training`, the variables,
-the regularization losses. What goes beyond it: any image size, endpoints, the signatures of the
-TF1 modules, class names as an asset, and the way back to a native Keras 3 model.
+the regularization losses. Modules add to it: any image size, endpoints, the signatures of the TF1
+modules, class names as an asset, and a configuration for `read`, which gives a Keras 3 model.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from mobilenets.writing import written_beside
 __all__ = ["FORMAT", "is_module", "read", "save"]
 
 FORMAT = 2
-"""Rises when modules are written otherwise than before; a test holds what the number stands for.
+"""Version of the modules' format; raise it when modules are written differently (a test checks).
 
-A module that was converted in another format is converted anew.
+A module in another format is converted again.
 """
 
 _CONFIG = Path("assets.extra") / "mobilenet.json"
 _CLASS_NAMES = "class_names.txt"
 # TF Hub's make_image_classifier reads the image size from the first trace's signature. TensorFlow
-# takes the first trace that fits, and images of unknown size fit every size: so this value of
-# `return_endpoints`, which nobody passes, keeps all calls away from the trace that tells the size.
+# calls the first trace that fits, and images of unknown size would fit this one. Its own value of
+# `return_endpoints`, which no caller passes, keeps all calls away from it.
 _IMAGE_SIZE = "size"
 
 
 def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
-    """Writes a model as a reusable SavedModel, in float32 and wholly trainable.
+    """Writes a model as a reusable SavedModel, in float32 and fully trainable.
 
     `hub.KerasLayer(directory)` maps `[batch, height, width, 3]` images, RGB float32 in [0, 1], to
     features or logits as the model does. Its function takes
-    `(inputs, training=False, return_endpoints=False, batch_norm_momentum=0.99)`; that of a
-    quantized variant, whose batch norms' statistics stay, has `activation_range_momentum=0.999`
-    in place of the last.
+    `(inputs, training=False, return_endpoints=False, batch_norm_momentum=0.99)`. For a quantized
+    variant, whose batch norms keep their statistics, the last argument is
+    `activation_range_momentum=0.999`.
 
-    Signatures, all with the input `images` and the output `default`: `serving_default` gives what
-    the model gives, `image_feature_vector` the features and, with classes,
-    `image_classification` the logits.
+    Signatures, all with the input `images` and the output `default`: `serving_default` returns the
+    model's output, `image_feature_vector` the features and, with classes, `image_classification`
+    the logits.
 
     Args:
       model: What to write; it is not changed.
@@ -112,10 +112,10 @@ def _write(model: MobileNet, directory: Path) -> None:
 
 
 def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:
-    """Creates a variable; a statistic so that several replicas can move it in a loaded module.
+    """Creates a variable; a statistic is synchronized when read, so that all replicas count.
 
-    A function of a SavedModel assigns to its own replica's copy alone. Reading these gives the
-    mean of all copies; the default, copies that are kept equal, would give the first.
+    A function of a SavedModel assigns only to its own replica's copy. Reading a statistic gives the
+    mean of all copies; the default assumes that the copies are equal and would give the first.
     """
     if arguments["aggregation"] == tf.VariableAggregation.MEAN:
         arguments["synchronization"] = tf.VariableSynchronization.ON_READ
@@ -136,7 +136,7 @@ def _callable(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
     )
 
     def run(inputs, training, return_endpoints, **momentum):
-        # A loaded function takes images of unknown rank without a look at them.
+        # A loaded function does not check images of unknown rank.
         inputs = tf.ensure_shape(inputs, [None, None, None, 3])
         if return_endpoints == _IMAGE_SIZE or not (training or return_endpoints):
             return infer(inputs)
@@ -163,10 +163,10 @@ def _callable(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
 def _signatures(
     model: MobileNet, call: tf.types.experimental.PolymorphicFunction
 ) -> dict[str, Callable]:
-    """The signatures, which also trace the callable when they are traced.
+    """The signatures; tracing them also traces the callable.
 
-    That is within `tf.saved_model.save`, which would trace again what was traced before. They call
-    its traces, rather than bring networks of their own.
+    This happens in `tf.saved_model.save`, which would repeat earlier traces. The signatures call
+    the callable's traces and so contain no network of their own.
     """
     images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
 
@@ -192,7 +192,7 @@ def _signatures(
 def _inference(
     call: tf.types.experimental.PolymorphicFunction, model: MobileNet, return_endpoints: bool
 ) -> Callable[[tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]:
-    """Traces the callable in all ways, and returns the trace for inference at any size."""
+    """Traces the callable for all arguments, and returns the trace for inference at any size."""
     momentum = "activation_range_momentum" if model.variant.quantized else "batch_norm_momentum"
 
     def trace(size: int | None, training: bool, return_endpoints: bool | str) -> Callable:
@@ -227,7 +227,7 @@ def read(
 
     Args:
       directory: The module's folder, of which `is_module` is true.
-      trainable: Whether the model's weights are to be trained.
+      trainable: Whether the model's weights are trainable.
       batch_norm_momentum: In [0, 1]; None takes the saved model's.
       activation_range_momentum: In [0, 1], for quantized variants; None takes the saved model's.
     """

@@ -1,4 +1,4 @@
-"""The published MobileNets by name, and every other one by its numbers.
+"""Identifies MobileNets: the published ones by name, all others by their numbers.
 
 A variant is a family, a depth multiplier, an image size and whether it was trained for
 quantization. TensorFlow Hub and TF-Slim spell it differently; both spellings parse to the
@@ -36,7 +36,7 @@ _KAGGLE = re.compile(
 
 @dataclass(frozen=True)
 class Variant:
-    """One MobileNet, identified.
+    """The identity of one MobileNet.
 
     Attributes:
       family: `"mobilenet_v1"` or `"mobilenet_v2"`.
@@ -86,7 +86,7 @@ class Variant:
 
     @property
     def _decimal(self) -> str:
-        """The multiplier with all its digits, which is read back as it was."""
+        """The multiplier with all its digits, so that parsing gives the same value."""
         return f"{Decimal(repr(self.depth_multiplier)):f}"
 
     @property
@@ -99,7 +99,7 @@ class Variant:
 
     @classmethod
     def parse(cls, name: str | Variant) -> Variant:
-        """The variant that a name, a hub handle or a URL speaks of.
+        """The variant that a name, a hub handle or a URL denotes.
 
         Args:
           name: Hub name (`mobilenet_v2_035_96`), Slim name (`mobilenet_v2_0.35_96`), hub handle
@@ -134,10 +134,10 @@ class Variant:
 
 
 def kind_of(name: str) -> str | None:
-    """`"feature_vector"` or `"classification"`, whichever a name, handle or URL says; else None.
+    """`"feature_vector"` or `"classification"`, as in the name, handle or URL; None without either.
 
     Args:
-      name: What `Variant.parse` takes.
+      name: As for `Variant.parse`.
     """
     found = re.search(r"[/-](feature[_-]vector|classification)(?=/|$)", name.strip())
     return found[1].replace("-", "_") if found else None

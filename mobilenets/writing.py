@@ -1,4 +1,4 @@
-"""Files and folders that are either there, complete, or not there at all."""
+"""Writes files and folders atomically: complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside a target; its entries move to the target's folder at the end.
 
     The entries, files or folders, keep their names and replace older ones. They move in
-    alphabetical order, the one that has the target's name last; on failure nothing is left behind,
-    and the old target is in place.
+    alphabetical order, the target itself last; on failure nothing is left behind and the old target
+    stays.
 
     Args:
       target: The file or folder to write, as `folder / target.name`; its parents are created.
@@ -31,7 +31,7 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(
         prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True
     ) as temporary:
-        # Apart from what is replaced, and with the permissions of any other new folder.
+        # Subfolders: `new` has a new folder's usual permissions, and `old` keeps what is replaced.
         new, old = Path(temporary, "new"), Path(temporary, "old")
         new.mkdir()
         old.mkdir()
@@ -41,7 +41,7 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _replace(target: Path, new: Path, old: Path) -> None:
-    """Moves a file or folder to where another may be, which comes back if that fails."""
+    """Moves a file or folder over another, which is restored if the move fails."""
     if not target.is_dir() or target.is_symlink():
         os.replace(new, target)
         return

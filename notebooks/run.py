@@ -1,10 +1,10 @@
 """Runs the notebooks top to bottom: `python notebooks/run.py [--check] [NOTEBOOK …]`.
 
-A notebook that fails is reported and its file stays as it is; one that runs is written with its new
-outputs. `--check`, for CI, writes nothing and also fails where the stored outputs are stale: of
-other cells than those in the file, or with text that a fresh run does not give. Training does not
-give the same figures on every machine: percentages may differ by ten points, other numbers are not
-compared, nor are pictures.
+A notebook that runs is saved with its new outputs; a notebook that fails is reported and stays
+unchanged. `--check`, for CI, writes nothing and also fails if the stored outputs are stale: if they
+belong to other cells than the file's, or if a new run gives other text. Training gives other
+figures on other machines, so percentages may differ by ten points; other numbers and pictures are
+not compared.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?( ?%)?")
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
-    """Of the code cells, in order: tells which cells the outputs are from."""
+    """Hash of the code cells, in order, to tell whether the outputs belong to them."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
 
 def texts(notebook: nbformat.NotebookNode) -> list[str]:
-    """What each code cell printed or gave as text; a picture's place holder says its type alone."""
+    """The printed and returned text of each code cell; a picture becomes `<picture>`."""
     found = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -53,7 +53,7 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def differences(stored: Sequence[str], fresh: Sequence[str]) -> list[str]:
-    """One line for each text that is not what it was, but for numbers that training changes."""
+    """One line for each text that changed, apart from numbers that training changes."""
     problems = []
     for number, (old, new) in enumerate(zip(stored, fresh, strict=True), 1):
         if _NUMBER.sub("#", old) != _NUMBER.sub("#", new):
@@ -76,7 +76,7 @@ def _percentages(text: str) -> list[float]:
 def _client(notebook: nbformat.NotebookNode, path: Path, folder: Path) -> NotebookClient:
     """Runs a notebook beside its file, with the kernel's sockets in a folder of its own.
 
-    A port of the network is chosen before the kernel takes it, and another kernel may be quicker.
+    A network port would be chosen before the kernel opens it, and another kernel could take it.
     """
     config = Config()
     if zmq.has("ipc"):
@@ -88,7 +88,7 @@ def _client(notebook: nbformat.NotebookNode, path: Path, folder: Path) -> Notebo
         timeout=_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
-        # It warns of connections on this machine.
+        # The kernel warns of connections on this machine.
         extra_arguments=["--log-level=ERROR"],
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
@@ -110,10 +110,10 @@ def _execute(path: Path) -> nbformat.NotebookNode:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs notebooks; 1 if one fails or, with `--check`, is stale."""
+    """Runs notebooks; returns 1 if one fails or, with `--check`, is stale."""
     parser = argparse.ArgumentParser(prog="python notebooks/run.py", description=__doc__)
     parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
     options = parser.parse_args(arguments)
     problems = 0
     paths = options.notebooks or sorted(HERE.glob("*.ipynb"))
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = []
         if options.check:
             if stored.metadata.get("outputs_of") != code_hash(stored):
-                found.append("the outputs are not of these cells")
+                found.append("the outputs belong to other cells")
             else:
                 found += differences(texts(stored), texts(fresh))
             for problem in found:

@@ -15,9 +15,9 @@ __all__ = ["IMAGE_SIZE", "KEPT", "NAMES", "TRAINED", "digits"]
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TRAINED = (0, 1, 2, 3, 4)
-"""What the sample checkpoint tells apart."""
+"""The digits that the sample checkpoint was trained on."""
 KEPT = (5, 6, 7, 8, 9)
-"""What it has never seen, for transfer learning."""
+"""The digits that it has never seen, for transfer learning."""
 IMAGE_SIZE = 64
 
 _BRIGHTEST = 16

@@ -34,7 +34,7 @@ __all__ = ["main", "show"]
 _COLUMNS = 10
 _INK, _WRONG = "#222222", "#c1121f"
 
-# On a fresh machine it would say that it looks for fonts.
+# Hides matplotlib's message about searching fonts on a new machine.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
@@ -112,7 +112,7 @@ def _draw(
     """A row for each class: the images whose class the network finds least probable, in order."""
     predictions = [best for (best,) in decode_predictions(logits, 1, names)]
     every = np.arange(len(labels))
-    # In double precision and logarithms: probabilities near 1 would round to equals.
+    # Logarithms in double precision, since probabilities near 1 would round to the same value.
     sureness = tf.nn.log_softmax(logits.astype(np.float64)).numpy()[every, labels]
     figure = Figure(figsize=(1.15 * _COLUMNS, 1.5 * len(names) + 0.6), layout="constrained")
     axes = figure.subplots(len(names), _COLUMNS, squeeze=False)
@@ -139,14 +139,14 @@ def _draw(
     right = sum(best.index == label for best, label in zip(predictions, labels, strict=True))
     figure.suptitle(
         f"{right / len(labels):.1%} of {len(labels)} held-out digits right\n"
-        f"Of each digit, the {_COLUMNS} that the network is least sure of; wrong ones in red",
+        f"The {_COLUMNS} least certain images of each digit; errors in red",
         fontsize=13,
     )
     return figure
 
 
 def _percent(probability: float) -> str:
-    """Nothing short of certainty is rounded to it."""
+    """The probability in percent; never rounded up to 100 %."""
     return ">99.9%" if probability > 0.999 else f"{probability:.1%}"
 
 
@@ -158,13 +158,15 @@ def _write(figure: Figure, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `show`; 2 and one line on stderr if it cannot."""
+    """Runs `show`; on an error prints one line to stderr and returns 2."""
     parser = argparse.ArgumentParser(
         prog="python -m sample.show",
         description="Classifies held-out digits with the converted sample.",
     )
     parser.add_argument("module", metavar="MODULE_DIR", help="the classification module's folder")
-    parser.add_argument("--output", required=True, metavar="PICTURE.png", help="drawn here")
+    parser.add_argument(
+        "--output", required=True, metavar="PICTURE.png", help="the picture to draw"
+    )
     options = parser.parse_args(arguments)
     try:
         show(options.module, options.output)

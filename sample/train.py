@@ -32,7 +32,7 @@ EPOCHS = 40
 
 _BATCH = 32
 _LEARNING_RATE = 0.01
-# A thousand steps are too few for the moving statistics to arrive at 0.99.
+# At a momentum of 0.99 a thousand steps are too few for the moving statistics to converge.
 _BATCH_NORM_MOMENTUM = 0.9
 _SEED = 0
 
@@ -69,7 +69,7 @@ def train(
         tf.data.Dataset.from_tensor_slices((images, labels))
         .shuffle(len(images), seed=_SEED)
         .batch(_BATCH, drop_remainder=True)
-        # One at a time: in parallel the random numbers would fall to other images each run.
+        # One at a time: parallel calls would give the random numbers to other images in each run.
         .map(lambda images, labels: (augmentation(images, training=True), labels))
         .prefetch(1)
     )
@@ -92,7 +92,8 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> Path:
 
     Args:
       model: Compiled; its optimizer knows the number of steps.
-      directory: Gets `mobilenet_v1_0.25_64.ckpt.index`, `….data-00000-of-00001` and `labels.txt`.
+      directory: Folder for `mobilenet_v1_0.25_64.ckpt.index`, `….data-00000-of-00001` and
+        `labels.txt`.
 
     Returns:
       The checkpoint's prefix.
@@ -109,7 +110,7 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains, measures on the held-out digits, writes; 2 and one line on stderr if it cannot."""
+    """Trains, measures and writes; on an error prints one line to stderr and returns 2."""
     parser = argparse.ArgumentParser(
         prog="python -m sample.train", description="Trains the sample checkpoint."
     )
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         default=Path(__file__).parent,
         metavar="DIR",
-        help="checkpoint and labels go here; default: where the shipped ones are",
+        help="folder for the checkpoint and labels (default: the folder of the shipped ones)",
     )
     options = parser.parse_args(arguments)
     names = [NAMES[digit] for digit in TRAINED]

@@ -1,1 +1,1 @@
-"""What makes parts of this repository: generated tables and pages, and the class names."""
+"""Generates parts of this repository: tables, pages and the class names."""

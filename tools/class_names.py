@@ -27,7 +27,7 @@ def read_lemmas(wheel: str) -> list[list[str]]:
     """The lemmas of each of the 1,000 classes, in the order of the published checkpoints.
 
     Raises:
-      ConvertError: The file is no timm wheel, or lists other than 1,000 sorted, named synsets.
+      ConvertError: The file is not a timm wheel, or does not list 1,000 sorted, named synsets.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -54,7 +54,7 @@ def choose(lemmas: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the 1,001 names, one a line; 2 and one line on stderr if that is not possible."""
+    """Prints the 1,001 names, one per line; on an error prints one line to stderr and returns 2."""
     if len(arguments) != 1:
         print("usage: python -m tools.class_names TIMM_WHEEL", file=sys.stderr)
         return 2

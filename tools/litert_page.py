@@ -2,8 +2,8 @@
 
     python -m tools.litert_page MODULE… --images DIR
 
-writes it anew. It needs weights and photographs that are not part of the project, and measures the
-speed of the machine at hand: no test checks that the page is fresh.
+rewrites it. It needs weights and photographs that are not part of the project, and measures the
+speed of the machine at hand, so no test checks that the page is current.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ with ai-edge-litert {litert}, TensorFlow {tensorflow} and Python {python}, on {c
 at the evaluation crop, one at a time on one thread of {machine}, with XNNPACK.
 
 - Top-1: photographs whose most probable class is the module's.
-- Cosine: the least between the model's features and the module's, over all photographs.
+- Cosine: the lowest between the model's features and the module's, over all photographs.
 - Probability: the largest difference of a probability, over all classes and photographs.
 - ms: for one image, the median of {runs} runs.
 - XNNPACK: whether XNNPACK computes all of the model.
 
-`int8` takes the ranges of its activations from one half of the photographs and is compared on the
-other, and vice versa: calibration and comparison never share a photograph. Half of these are few to
-calibrate on: take a hundred. `uint8` are the models of quantops modules.
+`int8` is calibrated on one half of the photographs and compared on the other, and vice versa:
+calibration and comparison never share a photograph. Half of these photographs are few for a
+calibration: take a hundred. Quantops modules become `uint8`.
 
 """
 _HEADER = ("weights", "precision", "kB", "top-1", "cosine", "probability", "ms", "XNNPACK")

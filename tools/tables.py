@@ -2,7 +2,7 @@
 
     python -m tools.tables
 
-writes them anew; a test holds that they are fresh.
+rewrites them; a test checks that they are current.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def _cell(variant: Variant, size: int) -> str:
 
 
 def readme(text: str) -> str:
-    """The README with its table of variants made anew.
+    """The README with a new table of variants.
 
     Raises:
-      ValueError: It has no place for the table.
+      ValueError: The README has no place for the table.
     """
     fresh, count = re.subn(
         r"(?s)(<!-- variants: .*? -->\n).*?(<!-- end -->)",

@@ -1,6 +1,6 @@
 """The commands: each file is one, with `HELP`, `add_arguments(parser)` and `run(options) -> int`.
 
-A command is named after its file, with `-` for `_`. Files whose names begin with `_` are none.
+A command is named after its file, with `-` for `_`. Files that begin with `_` are not commands.
 Heavy imports belong in `run`: every file is imported for `--help`.
 """
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 __all__ = ["commands"]
 
-# As they are listed; others follow in alphabetical order.
+# The order in the help; other commands follow in alphabetical order.
 _FIRST = ("list", "inspect", "checkpoint", "all", "verify", "evaluate")
 
 

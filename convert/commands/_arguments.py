@@ -13,11 +13,12 @@ __all__ = ["complete", "count", "json", "module", "modules_output", "only", "sou
 
 
 def source(parser: argparse.ArgumentParser) -> None:
-    """SOURCE: a checkpoint."""
+    """SOURCE: weights in any format that `mobilenets.weights` reads."""
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a .ckpt prefix, a folder or .tgz that holds one, or a TF1 hub module's folder",
+        help="a checkpoint's prefix, a file, folder or archive of weights (TF-Slim, TF1 or TF2 hub "
+        "module, Keras, frozen graph, Hugging Face), its URL, or a published name",
     )
 
 
@@ -38,12 +39,13 @@ def modules_output(parser: argparse.ArgumentParser) -> None:
 
 
 def weights(parser: argparse.ArgumentParser) -> None:
-    """--weights: which variables of a checkpoint count."""
+    """--weights: which variables of a checkpoint to export."""
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
         default="auto",
-        help="auto, as in the published modules: V1 raw, V2 moving averages where there are any",
+        help="variables to export (default: auto, as in the published modules: raw ones for V1, "
+        "moving averages for V2 where there are any)",
     )
 
 
@@ -51,7 +53,7 @@ def only(parser: argparse.ArgumentParser, example: str) -> None:
     """--only: a glob over hub names."""
     complete(
         parser.add_argument(
-            "--only", metavar="GLOB", help=f"only variants whose hub names match, e.g. '{example}'"
+            "--only", metavar="GLOB", help=f"only variants whose hub name matches, e.g. '{example}'"
         ),
         _hub_names,
     )
@@ -74,7 +76,7 @@ def complete(action: Any, values: Callable[[], Sequence[str]]) -> None:
 
 
 def count(text: str) -> int:
-    """A number from 1 up, as an argument's type."""
+    """A whole number of 1 or more, as an argument's type."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

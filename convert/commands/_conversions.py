@@ -1,4 +1,4 @@
-"""How conversions are printed, by the commands that make or verify them."""
+"""Prints conversions, for the commands that make or verify them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["print_conversions"]
 
 
 def print_conversions(conversions: Sequence[Conversion], as_json: bool) -> None:
-    """Prints a row for each conversion, and what the outputs were compared with."""
+    """Prints a row for each conversion, and the references of the comparison."""
     if as_json:
         console.print_json(list(conversions))
         return

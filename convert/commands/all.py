@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints",
         type=Path,
         metavar="DIR",
-        help="folder of checkpoints, looked at first; the others are fetched into the cache "
+        help="folder to search for checkpoints first; missing ones are fetched into the cache "
         "(MOBILENETS_CACHE)",
     )
     _arguments.modules_output(parser)
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_arguments.count,
         default=1,
         metavar="N",
-        help="conversions to run in parallel (default: 1)",
+        help="number of parallel conversions (default: 1)",
     )
     _arguments.only(parser, "mobilenet_v1_025_*")
     parser.add_argument(

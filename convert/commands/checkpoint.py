@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="image size, where the checkpoint's name does not tell",
+        help="image size (default: from the checkpoint)",
     )
     parser.add_argument(
         "--kind",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="text file with a class name a line (default: ImageNet's for 1001 classes)",
+        help="text file with one class name per line (default: ImageNet's for 1001 classes)",
     )
     _arguments.json(parser)
 

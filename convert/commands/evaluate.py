@@ -9,7 +9,7 @@ from .. import console
 from ..choices import CROPS
 from . import _arguments
 
-HELP = "measure top-1 and top-5 accuracy on labelled images, beside the published one"
+HELP = "measure top-1 and top-5 accuracy on labelled images, beside the published accuracy"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,27 +23,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help="a folder for each class, named after the class, its position or its synset; or "
-        "ImageNet's validation images",
+        help="a folder with one subfolder per class, named after the class, its position or its "
+        "synset; or the folder of ImageNet's validation images",
     )
     parser.add_argument(
         "--ground-truth",
         type=Path,
         metavar="FILE",
-        help="for ImageNet's validation images in one folder: a synset a line, in their order",
+        help="synsets of ImageNet's validation images, one per line in the images' order",
     )
     parser.add_argument(
         "--crop",
         choices=CROPS,
         default="central",
-        help="central: 87.5 %% of each side, as for the published accuracies; none: whole images",
+        help="central (default): 87.5 %% of each side, as for the published accuracy; none: whole "
+        "images",
     )
     parser.add_argument(
         "--batch-size",
         type=_arguments.count,
         default=32,
         metavar="N",
-        help="images to compute at a time (default: 32)",
+        help="number of images per batch (default: 32)",
     )
     _arguments.json(parser)
 

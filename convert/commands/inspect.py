@@ -1,4 +1,4 @@
-"""`inspect`: what a checkpoint holds."""
+"""`inspect`: what a file of weights holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from .. import console
 from . import _arguments
 
-HELP = "show what a checkpoint holds, and which of its variables would be exported"
+HELP = "show what a file of weights holds, and which of its variables would be exported"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

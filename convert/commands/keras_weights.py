@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="NAME.weights.h5 for Keras 3's format, NAME.h5 for that of Keras 2; Keras 3 and "
-        "tf_keras load both",
+        help="NAME.weights.h5 for Keras 3's format, NAME.h5 for Keras 2's; Keras 3 and tf_keras "
+        "load both",
     )
     parser.add_argument(
-        "--no-top", action="store_true", help="leave the logits out, for include_top=False"
+        "--no-top", action="store_true", help="omit the logits, for include_top=False"
     )
     _arguments.json(parser)
 

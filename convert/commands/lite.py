@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..export.litert import LiteRTExport
     from ..export.litert_source import Inference
 
-HELP = "export a LiteRT model of a module, or of a classifier built on one"
+HELP = "export a module, or a classifier built on a module, as a LiteRT model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "module",
         metavar="MODULE",
         help="a module's folder, anything else that mobilenets.load takes, or a classifier built "
-        "on a module: its SavedModel's folder or .keras file",
+        "on a module (a SavedModel's folder or a .keras file)",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="the .tflite file to write"
@@ -53,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-output",
         dest="interface",
         choices=INTERFACES,
-        help="input and output type of an int8 model (default: float32); uint8 takes pixels as "
-        "they are",
+        help="input and output type of an int8 model (default: float32); uint8 input is raw pixels",
     )
     parser.add_argument(
         "--report",
@@ -99,11 +98,13 @@ def _float(
 ) -> None:
     if options.precision == "uint8":
         raise ConvertError(
-            f"{options.module} is a float module: uint8 models are made of quantops modules; "
-            "take --precision int8 --images DIR"
+            f"{options.module} is a float module, and only quantops modules become uint8; "
+            "use --precision int8 --images DIR"
         )
     if images and options.precision != "int8" and compared is not images:
-        raise ConvertError("--images is for --precision int8, or to compare on with --report")
+        raise ConvertError(
+            "--images needs --precision int8 (to calibrate) or --report (to compare)"
+        )
     with console.status(f"converting {options.module}"):
         from ..export.litert_float import export
 
@@ -126,9 +127,9 @@ def _float(
     }
     _print(options, done, row)
     if done.calibrated:
-        same = ", the same ones" if compared is images else ""
+        same = ", which are also compared" if compared is images else ""
         console.say(
-            f"The ranges of the activations are from {done.calibrated} images in {{}}{same}.",
+            f"Activation ranges were calibrated on {done.calibrated} images in {{}}{same}.",
             options.images,
         )
 
@@ -143,7 +144,7 @@ def _integer(
         if asked not in (None, "uint8"):
             raise ConvertError(
                 f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
-                f"{asked}; leave --precision and --input-output out"
+                f"{asked}; omit --precision and --input-output"
             )
     with console.status(f"converting {options.module}"):
         from ..export.litert_quantops import export
@@ -166,17 +167,17 @@ def _integer(
     if compared is None:
         what = "images" if options.images else "patterns"
         console.say(
-            "Compared with {} on {} {}; steps: the outputs' mean difference.",
+            "Compared with {} on {} {}; steps: mean difference of the outputs, in 8-bit steps.",
             *(options.module, done.images, what),
         )
     if done.ranges == "bounds":
         console.say(
-            "The ranges of the layer after the module are bounds; --images gives finer ones."
+            "The layer after the module has a worst-case range; --images gives a tighter range."
         )
 
 
 def _print(options: argparse.Namespace, done: LiteRTExport, row: dict[str, str]) -> None:
-    """The table of a model that was written, and how it compares with its source."""
+    """Prints the table of a written model, and its comparison with the source."""
     found = done.comparison
     if found:
         row |= {
@@ -191,9 +192,9 @@ def _print(options: argparse.Namespace, done: LiteRTExport, row: dict[str, str])
     console.print_table(table)
     if found:
         console.say(
-            "Compared with {} on {} images; cosine: the least between the features; difference: "
-            "the largest, of a probability, or of a feature where there are no classes; ms: for an "
-            "image on one thread.",
+            "Compared with {} on {} images; cosine: the lowest of the features; difference: the "
+            "largest of a probability (without classes: of a feature); ms: for one image on one "
+            "thread.",
             *(options.module, found.images),
         )
     if done.labels:

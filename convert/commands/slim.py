@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="PREFIX",
-        help="prefix of PREFIX.index and PREFIX.data-00000-of-00001",
+        help="prefix of the files to write: PREFIX.index and PREFIX.data-00000-of-00001",
     )
     _arguments.json(parser)
 

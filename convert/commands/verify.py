@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="SOURCE",
-        help="the modules' checkpoint (default: the one that each was converted from)",
+        help="checkpoint to compare with (default: each module's own)",
     )
     _arguments.json(parser)
 

@@ -1,1 +1,1 @@
-"""Exports of modules to other formats, one file a format; `contract` says what they share."""
+"""Exports of modules to other formats, one file per format; `contract` defines what they share."""

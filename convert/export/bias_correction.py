@@ -1,10 +1,10 @@
-"""Biases that take back the shift of the mean that rounded kernels cause.
+"""Bias correction: undoes the shift of the mean that rounded kernels cause.
 
-Rounding a kernel shifts the mean of its outputs, layer upon layer, and that shift is most of the
-loss that 8 bits cost a MobileNet. Biases that take the shift back cost nothing. Its size follows
-from the batch norms' own statistics where there are no images (Nagel et al., Data-Free Quantization
-Through Weight Equalization and Bias Correction, https://arxiv.org/abs/1906.04721, section 4.2),
-and is measured where there are.
+Rounding a kernel shifts the mean of its outputs, and the shifts of all layers are most of a
+MobileNet's loss in 8 bits. Corrected biases cost nothing at run time. Without images, the shift
+follows from the batch norms' statistics (Nagel et al., Data-Free Quantization Through Weight
+Equalization and Bias Correction, https://arxiv.org/abs/1906.04721, section 4.2); with images, it
+is measured.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def correct_biases(
     expected: Sequence[np.ndarray],
     images: np.ndarray | None,
 ) -> None:
-    """Gives each convolution in turn the mean outputs of the reference.
+    """Corrects each convolution's biases in turn, so that its mean outputs are the reference's.
 
     Args:
       graph: The network to correct.
       reference: The same network in float32.
       expected: The mean of each convolution's inputs, by channel.
-      images: `[number, size, size, 3]` to measure the means on; None takes the expected ones.
+      images: `[number, size, size, 3]` to measure the means on; None takes the expected means.
     """
     measured = None
     if images is not None:
@@ -45,7 +45,7 @@ def correct_biases(
     for ours, theirs, mean in zip(
         graph.convolutions, reference.convolutions, expected, strict=True
     ):
-        # Features have too few values in an image to measure the logits on.
+        # An image has too few features to measure the mean of the logits.
         if measured is None or ours.dense:
             ours.shift_bias(_mean_shift(theirs.kernel, ours.kernel, mean, ours.depthwise))
         else:
@@ -54,10 +54,10 @@ def correct_biases(
 
 
 class _Walk:
-    """A walk through a graph on all images at once, which runs every operator twice.
+    """Walks through a graph with all images at once; runs every operator twice.
 
-    Where it stands are the values of those tensors that later operators read, as they are stored:
-    a byte each in a model of 8 bits.
+    At its position it holds the values of the tensors that later operators read, as they are
+    stored: one byte each in an 8-bit model.
     """
 
     def __init__(self, graph: LiteGraph, images: np.ndarray) -> None:
@@ -68,7 +68,7 @@ class _Walk:
         self._values = [{int(first): model.stored(image)} for image in images]
 
     def mean(self, tensor: int) -> np.ndarray:
-        """The mean of a tensor over images and pixels, by channel, with the biases as they are."""
+        """The mean of a tensor over images and pixels, by channel, with the current biases."""
         part = self._graph.between(self._position, self._graph.position(tensor) + 1)
         model, index = LitePart(part.content), part.outputs.index(tensor)
         total: Any = 0.0
@@ -79,7 +79,7 @@ class _Walk:
         return total / len(self._values)
 
     def go_past(self, tensor: int) -> None:
-        """Computes all up to a tensor, the tensor included, for good."""
+        """Moves past the operator that computes a tensor; there is no way back."""
         stop = self._graph.position(tensor) + 1
         part = self._graph.between(self._position, stop)
         model, needed = LitePart(part.content), self._graph.needed(stop)

@@ -22,7 +22,7 @@ def write(prefix: str | os.PathLike[str], variables: Mapping[str, np.ndarray]) -
     An existing checkpoint of the same prefix is replaced, once the new one is complete.
 
     Args:
-      prefix: Where to; folders are created.
+      prefix: Prefix of the files; folders are created.
       variables: Value by name.
 
     Raises:
@@ -39,11 +39,10 @@ def write(prefix: str | os.PathLike[str], variables: Mapping[str, np.ndarray]) -
                     shape_and_slices=[""] * len(names),
                     tensors=[tf.convert_to_tensor(np.asarray(variables[name])) for name in names],
                 )
-            # Without its index a checkpoint is none: an old one goes first, the new comes last.
+            # The index makes the checkpoint: the old index goes first, the new one comes last.
             Path(f"{target}.index").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(error.message.split())
         raise ConvertError(
-            f"cannot write {target}: {reason or error}; choose a folder that can be written and "
-            "has space left"
+            f"cannot write {target}: {reason or error}; choose a writable folder with space left"
         ) from error

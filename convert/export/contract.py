@@ -1,11 +1,11 @@
-"""What all exports share: what goes in, what is returned, and how it is written.
+"""What all exports share: the source, the result, and how files are written.
 
 Every format is a module with a function
 
     export(source, output, …) -> Export
 
-that takes a `Source`, writes beside and renames (an older file is replaced, on failure nothing is
-left behind), compares what it wrote with the source, and raises `ConvertError`.
+that takes a `Source`, writes a temporary file and renames it (an older file is replaced; on failure
+nothing is left behind), compares the result with the source, and raises `ConvertError`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Source: TypeAlias = str | os.PathLike[str] | MobileNet
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was written. Each format adds its details.
+    """The result of an export. Each format adds its details.
 
     Attributes:
       path: The file, or the prefix of several.
-      bytes: Their size in all.
+      bytes: The size of all files.
     """
 
     path: str

@@ -1,7 +1,8 @@
-"""A model in inference as a graph of constants, without what makes no difference there.
+"""Freezes a model in inference to a graph of constants, without operations that have no effect.
 
-A module's graph takes images of any size and any number, none included. At one size most of what
-that needs is constant: shapes, paddings by nothing, slices of everything. LiteRT would keep it.
+A module's graph takes images of any size and any number, even none. At one size the operations for
+this are constant or have no effect (shapes, paddings by 0, slices of everything), but LiteRT would
+keep them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _SLICES = ("StridedSlice", "Slice", "Pad", "PadV2")
 
 
 def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int, batch: int | None) -> Any:
-    """Traces a model and puts constants in the place of variables.
+    """Traces a model and replaces its variables with constants.
 
     Args:
       call: The model as a function of images `[batch, size, size, 3]`.
-      size: In pixels.
-      batch: Number of images that the function takes; None leaves it open where the model does.
+      size: Height and width of the images, in pixels.
+      batch: Number of images that the function takes; None leaves it open if the model does.
 
     Returns:
       A concrete function with one input and one output.
@@ -52,14 +53,14 @@ def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int, batch: int | None)
 
 
 def _traced(call: Callable[[tf.Tensor], tf.Tensor], size: int) -> tuple[Any, Sequence[int]]:
-    """The function, and the numbers of images that it can be tried with."""
+    """The function, and the batch sizes to try it with."""
     function = tf.function(call, autograph=False)
     for count, batches in ((None, (1, 2)), (1, (1,))):
         images = tf.TensorSpec([count, size, size, 3], tf.float32)
         try:
             concrete = function.get_concrete_function(images)
         except (TypeError, ValueError):
-            # A classifier may insist on one image.
+            # A classifier may take one image only.
             if count == 1:
                 raise
             continue
@@ -70,7 +71,7 @@ def _traced(call: Callable[[tf.Tensor], tf.Tensor], size: int) -> tuple[Any, Seq
 def _simplified(
     graph: tf.Graph, source: tf.Tensor, output: tf.Tensor, batches: Sequence[int]
 ) -> tf.compat.v1.GraphDef:
-    """The graph without operations that compute the same for every image, or nothing."""
+    """The graph without operations that are the same for every image or have no effect."""
     by_value, by_shape = _dependent(graph, source)
     used = {each.name: each for op in by_value for each in op.inputs if each.op in by_shape}
     known = _equal_at_all(graph, source, batches, list(used.values()))
@@ -87,7 +88,7 @@ def _simplified(
     written: set[str] = set()
 
     def write(tensor: tf.Tensor) -> str:
-        """Writes what makes a tensor, and says what it is called."""
+        """Writes the nodes that compute a tensor, and returns the tensor's name."""
         tensor = origin(tensor)
         if tensor.name in known:
             name = f"{tensor.op.name}/constant_{tensor.value_index}"
@@ -116,7 +117,7 @@ def _simplified(
 
 
 def _dependent(graph: tf.Graph, source: tf.Tensor) -> tuple[list[tf.Operation], set[tf.Operation]]:
-    """The operations that depend on the images' values, in order, and on their shape alone."""
+    """The operations that depend on the images' values, in order, and only on their shape."""
     by_value, by_shape = [source.op], set()
     for operation in graph.get_operations():
         takes = {tensor.op for tensor in operation.inputs}
@@ -133,7 +134,7 @@ def _dependent(graph: tf.Graph, source: tf.Tensor) -> tuple[list[tf.Operation], 
 def _run(
     graph: tf.Graph, source: tf.Tensor, batches: Sequence[int], tensors: Sequence[tf.Tensor]
 ) -> list[list[np.ndarray]]:
-    """The tensors' values for so many black images each."""
+    """The tensors' values for each batch size, on black images."""
     shape = source.shape.as_list()[1:]
     with tf.compat.v1.Session(graph=graph) as session:
         return [
@@ -145,7 +146,7 @@ def _run(
 def _equal_at_all(
     graph: tf.Graph, source: tf.Tensor, batches: Sequence[int], tensors: Sequence[tf.Tensor]
 ) -> dict[str, np.ndarray]:
-    """The values of those tensors that have one for every number of images."""
+    """The values of the tensors whose value is the same for every batch size."""
     first, *others = _run(graph, source, batches, tensors)
     return {
         tensor.name: value
@@ -160,7 +161,7 @@ def _whole(
     batches: Sequence[int],
     operations: Sequence[tf.Operation],
 ) -> set[str]:
-    """The outputs of slices that leave nothing out, and of paddings that add nothing."""
+    """The outputs of slices that drop nothing and of paddings that add nothing."""
     tensors = [each for op in operations for each in (op.inputs[0], op.outputs[0])]
     values = _run(graph, source, batches, tensors) if tensors else []
     return {

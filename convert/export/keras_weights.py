@@ -1,4 +1,4 @@
-"""A module to a weights file that `keras.applications` loads."""
+"""Exports a module to a weights file that `keras.applications` loads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Export", "export"]
 
 _BACKGROUND = "background"
 _IMAGENET_CLASSES = 1001
-# A version of Keras 2, whose files the older loader reads without rewriting them.
+# Any version of Keras 2: the loader reads files of Keras 2 without converting them.
 _LEGACY_VERSION = "2.21.0"
 
 
@@ -37,7 +37,7 @@ class Export(contract.Export):
       application: `"MobileNet"` or `"MobileNetV2"`.
       alpha: The depth multiplier.
       classes: Length of the predictions; None without the top.
-      image_size: The size that the network was trained at, in pixels; the file loads at any.
+      image_size: The size that the network was trained at, in pixels; the file loads at any size.
       largest_difference: Largest difference between the module's outputs and those of the
         application with this file.
       largest_output: Largest magnitude of the outputs.
@@ -52,7 +52,7 @@ class Export(contract.Export):
 
     @property
     def call(self) -> str:
-        """The Python that loads the file."""
+        """The Python call that loads the file."""
         top = {None: "include_top=False", 1000: ""}.get(self.classes, f"classes={self.classes}")
         arguments = [
             f"input_shape=({self.image_size}, {self.image_size}, 3)",
@@ -71,7 +71,7 @@ def export(source: Source, output: str | os.PathLike[str], *, top: bool = True) 
 
     Args:
       source: A module's folder, anything else that `mobilenets.load` takes, or a model.
-      output: The file: `.weights.h5` gets Keras 3's own format, another `.h5` that of Keras 2.
+      output: The file: `.weights.h5` for Keras 3's own format, any other `.h5` for Keras 2's.
         Keras 3.15 and tf_keras 2.21 read both. An existing file is replaced.
       top: Whether to write the logits of a classification; a feature vector has none.
 
@@ -101,7 +101,7 @@ def export(source: Source, output: str | os.PathLike[str], *, top: bool = True) 
     with written_beside(file) as folder:
         beside = folder / file.name
         _save(weighted, beside)
-        # As a user loads the file, but for logits in place of probabilities.
+        # Loaded as a user would, but with logits instead of probabilities.
         loaded = applications.build(variant, classes, weights=str(beside))
         difference = float(np.abs(applications.outputs(loaded, images) - expected).max())
         if not difference <= TOLERANCE * largest:
@@ -157,7 +157,7 @@ def _save(model: keras.Model, file: Path) -> None:
 
 
 def _save_legacy(model: keras.Model, file: Path) -> None:
-    """Keras 2's format, which Keras 3 reads but no longer writes: a group a layer, in order."""
+    """Keras 2's format, which Keras 3 reads but no longer writes: one group per layer, in order."""
     with h5py.File(file, "w") as group:
         group.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         group.attrs["backend"] = b"tensorflow"

@@ -18,7 +18,7 @@ from .litert_run import Comparison
 __all__ = ["Images", "LiteRTExport", "checked_images", "write"]
 
 Images: TypeAlias = np.ndarray | Sequence[str | os.PathLike[str]]
-"""`[number, size, size, 3]`, RGB in [0, 1], or image files to make that of."""
+"""`[number, size, size, 3]`, RGB in [0, 1], or image files to load as such."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class LiteRTExport(Export):
     Attributes:
       image_size: Height and width of the input, in pixels.
       labels: The file of class names, a name a line; None where the source has none.
-      comparison: With the source; None if not asked for.
+      comparison: Comparison with the source; None if not requested.
     """
 
     image_size: int

@@ -36,9 +36,9 @@ class Export(LiteRTExport):
     """A LiteRT model of a float module or classifier that was written.
 
     Attributes:
-      precision: Of `FLOAT_PRECISIONS`.
-      interface: The type of input and output, of `INTERFACES`.
-      calibrated: Number of images from which the ranges of the activations are taken.
+      precision: One of `FLOAT_PRECISIONS`.
+      interface: The type of input and output, one of `INTERFACES`.
+      calibrated: Number of calibration images.
     """
 
     precision: str
@@ -62,10 +62,10 @@ def export(
       source: As for `float_model`.
       output: The file; an older one is replaced.
       precision: As for `float_model`.
-      images: Image files for `"int8"`; of more than 256, 256 are taken at equal distances.
+      images: Calibration images for `"int8"`; at most 256 are used, evenly spaced.
       image_size: As for `float_model`.
       interface: As for `float_model`.
-      compared: Image files on which model and source are compared; None does without.
+      compared: Image files to compare model and source on; None skips the comparison.
 
     Raises:
       ConvertError: As for `float_model`; or images or the source cannot be read, or the file
@@ -78,7 +78,7 @@ def export(
     content = float_model(inference, precision, images=calibration, interface=interface)
     comparison = None
     if photos is not None:
-        # A model that takes pixels in 8 bits takes them as they are, whatever their scale.
+        # A model with 8-bit input takes raw pixels, whatever the scale of the float input.
         brightest = inference.white
 
         def classifier(image: np.ndarray) -> tf.Tensor:
@@ -100,7 +100,7 @@ def export(
 
 
 def _loaded(files: Sequence[str | os.PathLike[str]], size: int) -> np.ndarray:
-    """The images; of too many, `_MOST_IMAGES` at equal distances."""
+    """The images; at most `_MOST_IMAGES` of them, evenly spaced."""
     chosen = np.linspace(0, len(files) - 1, min(len(files), _MOST_IMAGES)).round().astype(int)
     return checked_images([files[i] for i in chosen], size)
 
@@ -120,18 +120,17 @@ def float_model(
       precision: `"float16"` halves the weights. `"dynamic"` stores the weights of the full
         convolutions in 8 bits and rounds their inputs at run time. `"int8"` computes in 8 bits
         throughout.
-      images: `[number, size, size, 3]`, RGB in [0, 1], from which `"int8"` takes the ranges of its
-        activations. The other precisions need none.
+      images: Calibration images `[number, size, size, 3]`, RGB in [0, 1]; only `"int8"` needs them.
       image_size: Height and width of the input, in pixels; None takes the source's.
       interface: `"uint8"` or `"int8"` for an `"int8"` model that takes pixels and gives integers;
-        the input's scale is then 1/255, so that uint8 pixels are taken as they are.
+        the input's scale is then 1/255, so that uint8 input is raw pixels.
 
     Returns:
       The file's contents. Input: `[1, size, size, 3]`, RGB float32 in [0, 1] (of a classifier:
       what the classifier takes), resizable to other batches.
 
     Raises:
-      ConvertError: The source is quantized, `"int8"` has no images, the interface is of integers at
+      ConvertError: The source is quantized, `"int8"` has no images, the interface has integers at
         another precision, or the image size is below 32.
     """
     inference = opened(source, image_size)
@@ -144,8 +143,8 @@ def float_model(
     if precision == "int8":
         if images is None or not len(images):
             raise ConvertError(
-                "int8 takes the ranges of its activations from images and refuses to guess them: "
-                "pass a hundred or so like those the model will see",
+                "int8 needs images to calibrate the ranges of its activations: "
+                "pass about a hundred like those that the model will see",
                 "images",
             )
         ranges = _full_range(checked_images(images, size)) * np.float32(inference.white)
@@ -165,7 +164,7 @@ def _check(precision: str, interface: str) -> None:
             raise ConvertError(f"{argument} must be one of {', '.join(choices)}; got {value!r}")
     if interface != "float32" and precision != "int8":
         raise ConvertError(
-            f"{interface} in and out is for precision int8, not for {precision}", "interface"
+            f"{interface} input and output need precision int8, not {precision}", "interface"
         )
 
 
@@ -177,7 +176,7 @@ def _corrected(
     if precision == "dynamic":
         for ours, theirs in zip(graph.convolutions, reference.convolutions, strict=True):
             if ours.depthwise:
-                # Nine weights a channel: in 8 bits they save little, and XNNPACK leaves them out.
+                # With nine weights per channel 8 bits save little, and XNNPACK does not run them.
                 ours.set_kernel(theirs.kernel)
     correct_biases(graph, reference, expected_inputs(module), images)
     return graph.packed()

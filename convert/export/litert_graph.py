@@ -101,7 +101,7 @@ class LiteGraph:
         model, graph = copy.copy(self.model), copy.copy(self.graph)
         graph.operators = operators
         graph.inputs, graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
-        # Without the others' weights, or all parts together would take as long as their square.
+        # Without the weights of other parts: copying them for each part would take quadratic time.
         empty = schema.BufferT()
         model.buffers = [
             each if position in used else empty for position, each in enumerate(self.model.buffers)
@@ -120,7 +120,7 @@ class LiteGraph:
         return data is not None and len(data) > 0
 
     def packed(self) -> bytes:
-        """The model's file; of constants that nothing uses any more only the names stay."""
+        """The model's file; only the names of unused constants stay."""
         used = {*self.graph.inputs, *self.graph.outputs}
         for operator in self.graph.operators:
             used |= {*operator.inputs, *operator.outputs}
@@ -157,8 +157,8 @@ class Part:
 
     Attributes:
       content: A model of them alone.
-      inputs: The tensors that it takes, in order.
-      outputs: The tensors that it gives: those that a later operator reads, and the graph's own.
+      inputs: The input tensors, in order.
+      outputs: The output tensors: those that a later operator reads, and the graph's own outputs.
     """
 
     content: bytes
@@ -205,7 +205,7 @@ class Convolution:
         self.operator.inputs[_BIAS] = self.owner.add_constant(tensor, values)
 
     def _no_bias(self) -> Any:
-        """What a bias would be like; the converter leaves out one that is 0 throughout."""
+        """A tensor like the missing bias; the converter leaves out a bias of zeros."""
         given, kernel = self.owner.graph.tensors[self.input], self._constant(_KERNEL)
         tensor = copy.copy(kernel)
         tensor.name = f"{_text(kernel.name)}/bias"
@@ -226,7 +226,7 @@ class Convolution:
 
     @property
     def output(self) -> int:
-        """The tensor with the outputs, after a shortcut that is added to them."""
+        """The tensor with the outputs, after the shortcut if one is added to them."""
         (output,) = self.operator.outputs
         users = self.owner.users(output)
         if len(users) == 1 and self.owner.kind(users[0]) == _OPERATOR.ADD:

@@ -1,4 +1,4 @@
-"""LiteRT models of quantops modules, and of classifiers built on them, in integers alone.
+"""LiteRT models of quantops modules, and of classifiers built on them, in integers only.
 
 The integer graph is that of Google's published uint8 models: it starts at the normalized image,
 in place of the module's `2x - 1` and rounding of the input, and pools with an average pooling.
@@ -29,14 +29,14 @@ __all__ = ["Export", "export", "integer_model"]
 def integer_model(
     source: LiteRTSource, *, images: Images | None = None, image_size: int | None = None
 ) -> bytes:
-    """A LiteRT model of nothing but integers: uint8 pixels in, uint8 out.
+    """An integer-only LiteRT model: uint8 pixels in, uint8 out.
 
     Args:
       source: A quantized `MobileNet`, or a classifier built on one.
-      images: `[number, image_size, image_size, 3]`, RGB in [0, 1], or the image files to make
-        that of. A module has the ranges of all its values, but the layers that a classifier adds
-        have none: they get those that these images show. Without images, one added layer gets
-        bounds that no image exceeds, which are coarser.
+      images: `[number, image_size, image_size, 3]`, RGB in [0, 1], or image files to load as such.
+        A module has ranges for all its values; the layers that a classifier adds have none, and get
+        the ranges that occur on these images. Without images, a single added layer gets bounds
+        that no image exceeds, which are coarser.
       image_size: In pixels; None takes the model's.
 
     Returns:
@@ -44,8 +44,8 @@ def integer_model(
       batches. Output: uint8; `scale * (output - zero_point)` is the model's output.
 
     Raises:
-      ConvertError: The source is no quantops model, has layers without an integer form, or needs
-        images; or the images are not of that shape.
+      ConvertError: The source is not a quantops model, has layers without an integer form, or needs
+        images; or the images have another shape.
     """
     inference = opened(source, image_size)
     given = None if images is None else checked_images(images, inference.image_size)
@@ -62,9 +62,9 @@ class Export(LiteRTExport):
       ranges: Where the ranges of the layers after the module come from: `"module"` if there are no
         such layers, else `"images"` or `"bounds"`.
       images: Number of images compared.
-      agreement: The share of them whose largest output is at the same place; None where patterns
-        were compared, which say nothing about that.
-      difference: Of the outputs on average, in steps.
+      agreement: The share of images whose largest output has the same position; None for patterns,
+        which say nothing about it.
+      difference: Mean difference of the outputs, in steps.
     """
 
     scale: float
@@ -90,9 +90,10 @@ def export(
     Args:
       source: As for `integer_model`.
       output: The file; an older one is replaced.
-      images: As for `integer_model`; also the images to compare on (without: on patterns).
+      images: As for `integer_model`; also the images to compare on. Without images, patterns are
+        compared.
       image_size: As for `integer_model`.
-      compared: Image files for `comparison`; None does without.
+      compared: Image files for `comparison`; None skips it.
 
     Raises:
       ConvertError: As for `integer_model`, or the file cannot be written; nothing is left of it.
@@ -153,7 +154,7 @@ def _interpreter(model: bytes) -> Interpreter:
 
 
 def _run(model: bytes, pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """LiteRT's outputs for images, the size of a step of them, and the output that is 0."""
+    """LiteRT's outputs for images, the size of an output step, and the output that stands for 0."""
     interpreter = _interpreter(model)
     interpreter.allocate_tensors()
     (first,), (last,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -166,5 +167,5 @@ def _run(model: bytes, pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
 
 
 def _floats(inference: Inference, images: np.ndarray) -> np.ndarray:
-    """The source's outputs, an image at a time."""
+    """The source's outputs, computed one image at a time."""
     return np.concatenate([inference.call(tf.constant(image[np.newaxis])) for image in images])

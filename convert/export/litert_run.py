@@ -1,4 +1,4 @@
-"""Runs LiteRT models in LiteRT's own interpreter, with XNNPACK as devices do; compares them."""
+"""Runs and compares LiteRT models in LiteRT's own interpreter, with XNNPACK as on devices."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .litert_graph import LiteGraph
 __all__ = ["RUNS", "Comparison", "LiteModel", "LitePart", "compare", "probabilities"]
 
 RUNS = 30
-"""The number of runs of which a latency is the median."""
+"""The number of runs for a latency, which is their median."""
 
 
 class LiteModel:
-    """A LiteRT model from one image to vectors, loaded; XNNPACK computes as much as it can.
+    """A loaded LiteRT model from one image to vectors; XNNPACK computes as much as it can.
 
     Attributes:
       in_xnnpack: Whether XNNPACK computes the whole model.
@@ -32,7 +32,7 @@ class LiteModel:
         """Loads a model.
 
         Args:
-          content: The file's.
+          content: The contents of the file.
           white: The value of the brightest pixel that a model with float inputs takes.
         """
         self._white = white
@@ -58,7 +58,7 @@ class LiteModel:
         ]
 
     def stored(self, image: np.ndarray) -> np.ndarray:
-        """The input that stands for an image, as a batch of one."""
+        """The stored values of an image, as a batch of one."""
         return self._stored(image)[np.newaxis]
 
     def _stored(self, image: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ class LiteModel:
 
 
 class LitePart:
-    """A part of a LiteRT model, loaded: takes and gives values as they are stored."""
+    """A loaded part of a LiteRT model; its inputs and outputs are stored values."""
 
     def __init__(self, content: bytes) -> None:
         with held_back():
@@ -98,7 +98,7 @@ class LitePart:
         return [self._interpreter.get_tensor(detail["index"]) for detail in self._outputs]
 
     def floats(self, output: int, values: np.ndarray) -> np.ndarray:
-        """What the stored values of an output mean."""
+        """The stored values of an output as floats."""
         return _floats(values, self._outputs[output])
 
 
@@ -115,11 +115,11 @@ class Comparison:
 
     Attributes:
       images: Number of images compared.
-      top1: Share of them with the same most probable class; None where there are no classes.
-      cosine: Between both features, for the image where it is least; of a classifier that is no
-        `MobileNet`, between its outputs.
-      difference: Largest difference of a probability of a `MobileNet` with classes, else of an
-        output.
+      top1: Share of images with the same most probable class; None without classes.
+      cosine: The lowest cosine over all images between the features of model and source; between
+        their outputs for a classifier that is not a `MobileNet`.
+      difference: The largest difference of a probability for a `MobileNet` with classes, otherwise
+        of an output.
       milliseconds: For one image, on one thread of this machine.
       in_xnnpack: Whether XNNPACK computes the whole model.
     """
@@ -141,7 +141,7 @@ def compare(
     """Runs a LiteRT model and its source on the same images.
 
     Args:
-      content: The file's.
+      content: The contents of the file.
       source: A MobileNet, or a classifier as a function of images `[1, size, size, 3]`.
       images: `[number, size, size, 3]`, RGB in [0, 1].
       white: As for `LiteModel`.

@@ -1,4 +1,4 @@
-"""What LiteRT models are made of, opened: a model in inference as a function of images."""
+"""Opens the source of a LiteRT model: a model in inference as a function of images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .frozen import freeze
 __all__ = ["IMAGE_ROUNDING", "Inference", "LiteRTSource", "opened", "white"]
 
 IMAGE_ROUNDING = "FakeQuantWithMinMaxArgs"
-"""The operation with which a quantops module begins."""
+"""The first operation of a quantops module."""
 _LEAST_SIZE = 32
 _PREPROCESSING = ("Placeholder", "Identity", "Cast", "Mul", "Sub", "AddV2", "RealDiv")
 _WEIGHTED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
@@ -41,7 +41,7 @@ class Inference:
     Attributes:
       call: The model as a function of images `[batch, size, size, 3]`.
       image_size: In pixels.
-      module: The MobileNet that it is; None for a classifier built on one.
+      module: The MobileNet; None for a classifier built on a MobileNet.
     """
 
     call: Callable[[tf.Tensor], tf.Tensor]
@@ -50,17 +50,17 @@ class Inference:
 
     @functools.cached_property
     def frozen(self) -> Any:
-        """The function of one image, with constants for variables."""
+        """The function of one image, with constants instead of variables."""
         return freeze(self.call, self.image_size, batch=1)
 
     @functools.cached_property
     def batched(self) -> Any:
-        """The same of any number of images, where the model allows it."""
+        """The same function of any number of images, if the model allows it."""
         return freeze(self.call, self.image_size, batch=None)
 
     @property
     def quantized(self) -> bool:
-        """Whether it is, or is built on, a quantops module."""
+        """Whether the model is, or is built on, a quantops module."""
         if self.module is not None:
             return self.module.variant.quantized
         return any(op.type == IMAGE_ROUNDING for op in self.frozen.graph.get_operations())
@@ -87,21 +87,21 @@ class Inference:
 
 
 LiteRTSource: TypeAlias = Source | keras.Model | tf_keras.Model | Inference
-"""A `MobileNet`; a Keras 3 or tf_keras classifier that starts with one, natively or as a
-`hub.KerasLayer`; where such a one is saved (a SavedModel's folder or a `.keras` file); or any of
-them opened."""
+"""A `MobileNet`; a Keras 3 or tf_keras classifier that starts with a MobileNet, natively or as a
+`hub.KerasLayer`; the path of either (a module's or SavedModel's folder, or a `.keras` file); or an
+opened model."""
 
 
 def opened(source: LiteRTSource, image_size: int | None = None) -> Inference:
     """Opens a model.
 
     Args:
-      source: The model, or where it is saved.
+      source: The model, or the path of a saved model.
       image_size: In pixels; None takes the model's.
 
     Raises:
-      ConvertError: The source cannot be loaded or is no model of square images; or the image size
-        is unknown or not the model's.
+      ConvertError: The source cannot be loaded or is not a model of square images; or the image
+        size is unknown or not the model's.
     """
     if isinstance(source, Inference):
         return source
@@ -122,12 +122,12 @@ def opened(source: LiteRTSource, image_size: int | None = None) -> Inference:
         call = _inference(model)
         shape = getattr(model, "input_shape", None) or (None, None, None, 3)
     else:
-        raise ConvertError(f"expected a model or where one is saved, got {type(source).__name__}")
+        raise ConvertError(f"expected a model or a path, got {type(source).__name__}")
     sizes = {*list(shape)[1:3]} - {None}
     if len(shape) != 4 or len(sizes) > 1:
-        raise ConvertError(f"expected a model of square images, found one of {list(shape)}")
+        raise ConvertError(f"expected a model of square images, found input {list(shape)}")
     if not sizes and image_size is None:
-        raise ConvertError("the model does not say its image size: pass it", "image_size")
+        raise ConvertError("the model has no fixed image size: pass an image size", "image_size")
     (size,) = sizes or {image_size}
     if image_size not in (None, size):
         raise ConvertError(
@@ -147,7 +147,7 @@ def _is_classifier(path: Path) -> bool:
 
 
 def _of_convolutions(model: MobileNet) -> MobileNet:
-    """A copy without matrix products: LiteRT's delegates want convolutions."""
+    """A copy without matrix products: LiteRT's delegates are made for convolutions."""
     copy = MobileNet.from_config(model.get_config())
     for ours, theirs in zip(copy.weights, model.weights, strict=True):
         ours.assign(theirs)
@@ -182,10 +182,10 @@ def _loaded(path: Path) -> Any:
     ((argument, spec),) = inputs.items()
     shape = spec.shape
     if shape.rank == 4 and shape[1] is None and callable(loaded):
-        # As TF Hub's own tools find a module's image size.
+        # TF Hub's own tools find a module's image size in this way.
         (first, *_), _ = loaded.__call__.concrete_functions[0].structured_input_signature
         shape = first.shape
-    # A signature alone does not keep its variables.
+    # Keeps the variables alive, which the signature does not.
     signature.module = loaded
 
     def call(images: tf.Tensor) -> tf.Tensor:
@@ -207,7 +207,7 @@ def _keras_file(path: Path) -> Any:
 
 
 def white(function: Any, start: tf.Operation) -> int:
-    """The model's brightest pixel: it may scale its images to [-1, 1], and nothing else.
+    """The value of the model's brightest pixel; the only preprocessing is scaling to [-1, 1].
 
     Args:
       function: The frozen function of one image.
@@ -225,7 +225,7 @@ def white(function: Any, start: tf.Operation) -> int:
         if operation.type not in (*_PREPROCESSING, "Const"):
             raise ConvertError(
                 f"{operation.name}: {operation.type} before the module; only scaling of [0, 1] or "
-                "[0, 255] is supported there, so leave other preprocessing out"
+                "[0, 255] is supported there: remove other preprocessing"
             )
         pending += [tensor.op for tensor in operation.inputs]
     (images,) = function.inputs

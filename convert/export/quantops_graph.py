@@ -26,7 +26,7 @@ SUMS = ("BiasAdd", "AddV2", "Add")
 RECTIFIERS = ("Relu", "Relu6")
 POOLING = "Mean"
 SHAPING = ("Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims")
-# LiteRT knows the range of what these return.
+# LiteRT knows the output ranges of these.
 FIXED = ("Softmax", "Sigmoid", "Tanh")
 _INDEXING = ("StridedSlice", "Transpose")
 _KNOWN = {ROUNDING, POOLING, *WEIGHTED, *SUMS, *RECTIFIERS, *SHAPING, *FIXED}
@@ -39,7 +39,7 @@ class FrozenGraph:
       graph: The TensorFlow graph.
       images: Its input, `[1, size, size, 3]` in [-1, 1].
       output: Its output.
-      operations: What lies between them, in order.
+      operations: The operations between them, in order.
       constants: The tensors that do not depend on the image, by name.
       white: The value of the model's brightest pixel, 1 or 255.
     """
@@ -54,7 +54,7 @@ class FrozenGraph:
         self.white = white(function, starts[0])
         definition = function.graph.as_graph_def()
         for node in definition.node:
-            # Inlined calls make constants wait for the image that is cut off here.
+            # In inlined calls constants have a control dependency on the image, which is cut off.
             node.input[:] = [name for name in node.input if not name.startswith("^")]
         self.graph = tf.Graph()
         with self.graph.as_default():
@@ -120,7 +120,7 @@ class FrozenGraph:
         return self.constants[name]
 
     def kernel_range(self, operation: tf.Operation) -> tuple[float, float] | None:
-        """The range in which the module rounds the weights; None of an added layer's weights."""
+        """The range in which the module rounds the weights; None for an added layer's weights."""
         rounding = rounding_of(operation.inputs[1])
         if rounding is None:
             return None

@@ -1,4 +1,4 @@
-"""Ranges of the values of a quantops classifier that the module itself has no range for."""
+"""Ranges for the values of a quantops classifier that have no range in the module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .quantops_graph import RECTIFIERS, ROUNDING, SUMS, WEIGHTED, FrozenGraph
 
 __all__ = ["MEAN", "STD", "Ranges", "bounds", "calibrated", "containing_zero", "lacking"]
 
-# Pixels p are (p - 128) / 128 to the integer network, as to Google's.
+# The integer network takes a pixel p as (p - 128) / 128, like Google's.
 MEAN, STD = 128.0, 128.0
 
 Ranges = Mapping[tf.Operation, tuple[float, float]]
@@ -40,7 +40,7 @@ def _lacks_range(network: FrozenGraph, operation: tf.Operation) -> bool:
 
 
 def calibrated(network: FrozenGraph, images: np.ndarray) -> Ranges:
-    """The ranges that values without one have on images `[number, size, size, 3]` in [0, 1]."""
+    """Measures the missing ranges on images `[number, size, size, 3]` in [0, 1]."""
     unknown = lacking(network)
     lows, highs = [], []
     with tf.compat.v1.Session(graph=network.graph) as session:
@@ -74,7 +74,7 @@ def bounds(network: FrozenGraph) -> Ranges:
     if len(added) > 1:
         raise ConvertError(
             f"{len(added)} layers after the module ({', '.join(op.name for op in added)}) "
-            "have no ranges of values: pass images to find them with",
+            "have no ranges: pass images to calibrate them",
             "images",
         )
     return {
@@ -100,7 +100,7 @@ def _bounds(network: FrozenGraph, tensor: tf.Tensor) -> tuple[np.ndarray, np.nda
         other_low, other_high = _bounds(network, operation.inputs[1])
         return low + other_low, high + other_high
     if operation.type in WEIGHTED:
-        # The inputs are rounded ones, from below 0 to above: padding with 0 is within the range.
+        # The inputs are rounded, so their range contains 0 and with it the padding.
         kernel = network.kernel(operation)
         kernel = kernel.reshape(-1, kernel.shape[-1])
         products = kernel * low, kernel * high
@@ -109,6 +109,6 @@ def _bounds(network: FrozenGraph, tensor: tf.Tensor) -> tuple[np.ndarray, np.nda
 
 
 def containing_zero(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
-    """A range for 8 bits: it contains 0 and more."""
+    """A range for 8 bits: it contains 0 and is not empty."""
     least, most = min(float(np.min(low)), 0.0), max(float(np.max(high)), 0.0)
     return (least, most) if most > least else (-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""A quantops network's graph, rebuilt as LiteRT's converter takes it, and converted."""
+"""Rebuilds a quantops network's graph for LiteRT's converter, and converts it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def converted(network: FrozenGraph, ranges: Ranges) -> bytes:
     """The LiteRT model of a network.
 
     Args:
-      network: What to convert.
-      ranges: Of the values for which the network has none itself.
+      network: The network to convert.
+      ranges: Ranges of the values for which the network has none.
     """
     with tf.Graph().as_default() as graph:
         shape = [None, *network.images.shape[1:]]
@@ -46,7 +46,7 @@ def converted(network: FrozenGraph, ranges: Ranges) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TensorFlow's advice to use its newer converter, which cannot do this."""
+    """Hides TensorFlow's advice to use its newer converter, which cannot do this."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -70,7 +70,7 @@ def _remade(network: FrozenGraph, operation: tf.Operation, inputs: list[Any]) ->
         return tf.add(*inputs, name=name)
     if operation.type == POOLING:
         if list(np.ravel(inputs[1])) != [1, 2]:
-            raise ConvertError(f"{name}: no integer form of a mean other than over the image")
+            raise ConvertError(f"{name}: only a mean over the image has an integer form")
         return tf.nn.avg_pool2d(first, first.shape[1:3], 1, "VALID", name=name)
     if operation.type in SHAPING:
         shape = operation.outputs[0].shape[1:]

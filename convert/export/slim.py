@@ -1,4 +1,4 @@
-"""A module back to a TF-Slim checkpoint."""
+"""Exports a module back to a TF-Slim checkpoint."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Export(contract.Export):
 def export(source: Source, output: str | os.PathLike[str]) -> Export:
     """Writes the variables of a module as a TensorBundle, under their Slim names.
 
-    A `global_step` of 0 is added: Slim's eval_image_classifier restores one.
+    Adds a `global_step` of 0, which Slim's eval_image_classifier restores.
 
     Args:
       source: A module's folder, anything else that `mobilenets.load` takes, or a model.
       output: The prefix; `<prefix>.index` and one data file are written, or replaced.
 
     Raises:
-      ConvertError: The module cannot be read, or the checkpoint not written.
+      ConvertError: The module cannot be read, or the checkpoint cannot be written.
     """
     if os.fspath(output).endswith(os.sep) or Path(output).is_dir():
         raise ConvertError(
@@ -50,7 +50,7 @@ def export(source: Source, output: str | os.PathLike[str]) -> Export:
     bundle.write(output, {**values, "global_step": np.array(0, np.int64)})
     written = Checkpoint(output).read(values)
     if wrong := [name for name in values if written[name].tobytes() != values[name].tobytes()]:
-        raise ConvertError(f"{output} did not come out as written: {', '.join(wrong)}")
+        raise ConvertError(f"{output} differs from the module after writing: {', '.join(wrong)}")
     files = [Path(f"{output}.{suffix}") for suffix in ("index", "data-00000-of-00001")]
     return Export(
         path=os.fspath(output),

@@ -1,1 +1,1 @@
-"""Implementations that are not ours, which conversions are verified against."""
+"""Independent implementations to verify conversions against."""

@@ -23,7 +23,7 @@ APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
 
 
 def builds(variant: Variant) -> bool:
-    """Whether keras.applications has this network: its V1 knows no minimum of 8 channels."""
+    """Whether keras.applications has this network: its V1 has no minimum of 8 channels."""
     return variant.family == "mobilenet_v2" or int(32 * variant.depth_multiplier) >= 8
 
 
@@ -62,7 +62,7 @@ def build(
 
 @keras_settings.standard()
 def outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """What a network of `keras.applications` gives for images.
+    """The outputs of a network of `keras.applications` for images.
 
     Args:
       model: As `build` and `reference` return it.

@@ -1,11 +1,10 @@
-"""Weights of a MobileNet, from whatever format, by the names of TF-Slim's variables.
+"""A MobileNet's weights from any supported format, by TF-Slim's variable names.
 
     with weights.open("run/model.ckpt-1450000") as found:
         variant = found.variant(image_size=192)
         values = found.values(variant)
 
-Another format is a file here that offers what `readers.Reader` says, and a line in
-`readers.READERS`.
+To add a format, write a module with the interface `readers.Reader` and add it to `readers.READERS`.
 """
 
 from mobilenets.weights.contents import SELECTIONS, Weights

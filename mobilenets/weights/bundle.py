@@ -1,7 +1,7 @@
 """TensorFlow's TensorBundles: the files in which checkpoints and SavedModels keep variables.
 
-Knows nothing of what the variables are. TF-Slim's checkpoints are bundles, and so are the variables
-that TensorFlow 2 saves; readers of either tell by the keys.
+Does not interpret the variables. TF-Slim's checkpoints are bundles, and so are the variables that
+TensorFlow 2 saves; their readers tell them apart by the keys.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ _FILE_OF_CHECKPOINT = re.compile(rf"(?P<prefix>.+?)(?:\.index|\.meta|{_SHARD.pat
 class Checkpoint:
     """A TensorBundle, open for reading: `<prefix>.index` and `<prefix>.data-NNNNN-of-NNNNN`.
 
-    Values are read when asked for, never before; an unreadable entry that nobody asks for does
-    no harm.
+    Values are read only on request, so an unreadable entry matters only if it is requested.
 
     Attributes:
       prefix: Path without `.index`.
-      source: What the user called it.
+      source: The checkpoint as the user named it.
       shapes: Shape of every variable by key, in sorted order.
-      dtypes: NumPy's name of its dtype by key, e.g. `"float32"`.
+      dtypes: NumPy's name of every variable's dtype by key, e.g. `"float32"`.
 
     Raises:
       WeightsError: A file of the checkpoint is missing, or the index is damaged.
@@ -50,7 +49,7 @@ class Checkpoint:
             dtypes = self._reader.get_variable_to_dtype_map()
         except _UNREADABLE as error:
             raise WeightsError(
-                f"{self.source}: {self._files[0].name} is damaged or no checkpoint's index "
+                f"{self.source}: {self._files[0].name} is damaged or not a checkpoint's index "
                 f"({_reason(error)}); copy or download it again"
             ) from error
         self.shapes: dict[str, tuple[int, ...]] = {
@@ -59,11 +58,10 @@ class Checkpoint:
         self.dtypes: dict[str, str] = {key: dtypes[key].name for key in self.shapes}
 
     def read(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
-        """The values of these variables, and of no others.
+        """Reads the values of these variables only.
 
         Raises:
-          WeightsError: Variables are not there, or their bytes are incomplete or fail their
-            checksum.
+          WeightsError: Variables are missing, or their bytes are incomplete or fail the checksum.
         """
         values, unreadable, reason = {}, [], ""
         for key in keys:
@@ -82,7 +80,7 @@ class Checkpoint:
         return values
 
     def read_bytes(self, key: str) -> bytes:
-        """The value of a scalar string, to its last byte: NumPy's strings lose zeros at the end.
+        """The value of a scalar string; NumPy's strings would lose zero bytes at the end.
 
         Raises:
           WeightsError: As `read` does.
@@ -135,7 +133,7 @@ def _files(prefix: Path, source: str) -> list[Path]:
         if path.name.startswith(prefix.name) and _SHARD.fullmatch(path.name, len(prefix.name))
     )
     lacking: list[str] = []
-    # Shards of two counts may lie there if a checkpoint was overwritten; the index knows which.
+    # An overwritten checkpoint may leave shards of two counts; the index knows the right one.
     for count in sorted({int(path.name[-5:]) for path in shards} or {1}):
         wanted = [Path(f"{prefix}.data-{shard:05}-of-{count:05}") for shard in range(count)]
         missing = [path.name for path in wanted if path not in shards]
@@ -146,10 +144,9 @@ def _files(prefix: Path, source: str) -> list[Path]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether files of a bundle lie at a path, complete or not.
+    """Whether a path holds files of a bundle, complete or not.
 
-    A bundle is several files, which its format names: `<prefix>.index` and
-    `<prefix>.data-NNNNN-of-NNNNN`.
+    The files of a bundle are `<prefix>.index` and `<prefix>.data-NNNNN-of-NNNNN`.
 
     Args:
       path: A checkpoint's prefix or one of its files, or a folder.
@@ -180,7 +177,7 @@ def find(path: str | os.PathLike[str], source: str | None = None) -> Path:
       path: A checkpoint's prefix (`run/model.ckpt-1450000`) or one of its files; a folder that
         holds one checkpoint, or several and a `checkpoint` file that says which is the latest; or
         the folder of a TF1 hub module or another SavedModel.
-      source: What errors call it; None takes the path.
+      source: The checkpoint's name in errors; None takes the path.
 
     Raises:
       WeightsError: There is no checkpoint, or there are several.

@@ -1,4 +1,4 @@
-"""What every reader of weights gives, and all that the rest of the code sees of a source."""
+"""The result of every weights reader, which hides the format from the rest of the code."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from mobilenets.weights.identify import identify, is_range
 __all__ = ["SELECTIONS", "Weights"]
 
 SELECTIONS = ("auto", "raw", "averages")
-"""Which variables a reader can be asked for, where a source holds moving averages beside them."""
+"""Which variables to read from a source that also holds their moving averages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A MobileNet's weights by Slim name, in whatever format they came; values are read late.
+    """A MobileNet's weights by Slim name, from any format; values are read on request.
 
     Attributes:
-      source: What the user called the file, archive, folder or URL.
+      source: The file, archive, folder or URL as the user named it.
       file: Name of the file within it that holds the weights.
       family: `"mobilenet_v1"` or `"mobilenet_v2"`.
-      keys: For every variable of the network, by Slim name, what the source calls it.
-      shapes: Shape of each by Slim name.
-      averaged: Slim names of those whose values are moving averages.
-      leftovers: What else the source holds and conversions leave out, by what it is, e.g.
-        `"optimizer slots"`: the source's names.
+      keys: The source's name of every variable of the network, by Slim name.
+      shapes: Shape of each variable by Slim name.
+      averaged: Slim names of the variables whose values are moving averages.
+      leftovers: The source's names of the entries that conversions leave out, by category, e.g.
+        `"optimizer slots"`.
       unknown: Shapes of all other entries by the source's name; `values` refuses them.
       entries: Number of entries in the source.
-      image_size: Height and width in pixels that the network was trained at, if the source says
-        so in itself; names do not count.
-      class_names: One for each logit, if they are known: from the source or, where there are as
-        many logits as ImageNet's networks have, ImageNet's.
-      read: Gives the values of variables by Slim name, and reads no others. Raises WeightsError
-        for what cannot be read.
-      digest: Gives the SHA-256 over the bytes that hold the weights, in hexadecimal.
+      image_size: Height and width in pixels that the network was trained at, if the source's
+        contents tell; names do not count.
+      class_names: One name for each logit, if known: from the source or, for as many logits as
+        ImageNet's networks have, ImageNet's.
+      read: Reads the values of the given variables, and no others, by Slim name. Raises
+        WeightsError for unreadable ones.
+      digest: Computes the SHA-256 over the bytes that hold the weights, in hexadecimal.
     """
 
     source: str
@@ -71,7 +71,7 @@ class Weights:
 
     @property
     def quantized(self) -> bool:
-        """Whether there are ranges of simulated quantization."""
+        """Whether the weights have ranges of simulated quantization."""
         return any(map(is_range, self.keys))
 
     @cached_property
@@ -89,15 +89,15 @@ class Weights:
         image_size: int | None = None,
         fallback_image_size: int | None = None,
     ) -> Variant:
-        """Which network the weights are of; see `identify.identify`.
+        """The network of the weights; see `identify.identify`.
 
         Args:
           claimed: The expected variant; None infers it from names and shapes.
           image_size: Height and width in pixels that it was trained at; None takes the name's.
-          fallback_image_size: The same where nothing says it; None raises an error.
+          fallback_image_size: The image size if nothing else tells it; None raises an error.
 
         Raises:
-          WeightsError: The weights are of another network than is claimed, or nothing tells which.
+          WeightsError: The weights are of another network than claimed, or of an unknown one.
         """
         return identify(
             source=self.source,

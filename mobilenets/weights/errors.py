@@ -1,4 +1,4 @@
-"""The error of everything that reads weights, and a phrase that its messages share."""
+"""The error of all weights readers, and a helper for its messages."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,6 @@ class WeightsError(MobileNetError):
 
 
 def first_few(names: Sequence[str], most: int = 5) -> str:
-    """Names for a message, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,8 +1,8 @@
 """Frozen graphs: `GraphDef` files whose variables became constants under their Slim names.
 
 Google published one beside every checkpoint (`mobilenet_v1_1.0_224_frozen.pb`), and `retrain.py`
-of 2017 made others of them. `freeze_graph` leaves each variable's name to its constant, and the
-operation that read the variable, an `Identity` called `<name>/read`.
+of 2017 made others from them. `freeze_graph` gives each constant the name of its variable, and
+keeps the operation that read the variable: an `Identity` called `<name>/read`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ EXPECTED = "a frozen graph (.pb)"
 _SAVED_MODEL = "saved_model.pb"
 _LAYERS = "layers outside the network"
 _CONSTANTS = "constants of operations"
-# What a GraphDef begins with, in Protocol Buffers' wire format: its first node (field 1), whose
-# name is the first of its fields, and whose operation is the second.
+# The beginning of a GraphDef in Protocol Buffers' wire format: its first node (field 1), which
+# begins with its name and its operation (fields 1 and 2).
 _NODE, _NAME, _OPERATION = 0x0A, 0x0A, 0x12
 _OPERATIONS = re.compile(rb"[A-Z_][A-Za-z0-9_>]*")
 _LONGEST = 4096
 
 
 def recognises(path: Path) -> bool:
-    """Whether a file begins as a GraphDef does, or is called `.pb` and so is meant to be one."""
+    """Whether a file begins like a GraphDef, or is meant to be one by its suffix `.pb`."""
     if not path.is_file():
         return False
     if path.suffix == ".pb":
@@ -65,7 +65,7 @@ def _begins_with_node(content: bytes) -> bool:
 
 
 def _number(stream: Iterator[int]) -> int:
-    """The variable-length number that comes next."""
+    """The next variable-length number."""
     value = 0
     for shift in range(0, 70, 7):
         byte = next(stream)
@@ -79,22 +79,22 @@ def read(path: Path, source: str, selection: str) -> Weights:
     """Opens the constants that were a MobileNet's variables.
 
     Layers outside its scope, such as the head that `retrain.py` trains on the logits, are left
-    out by name.
+    out and listed.
 
     Args:
-      path: Of which `recognises` is true.
-      source: What the user called it.
+      path: A path that `recognises` accepts.
+      source: The path as the user named it.
       selection: `"averages"` is refused: a graph is frozen with one value of each variable.
 
     Raises:
-      WeightsError: Moving averages are asked for; or the file is no GraphDef or holds no
-        MobileNet V1 or V2, or its batch norms are folded.
+      WeightsError: Moving averages are requested; or the file is not a GraphDef, holds no
+        MobileNet V1 or V2, or has folded batch norms.
     """
     graph = _parsed(path, source)
     if selection == "averages":
         raise WeightsError(
-            f"{source} was frozen with one value of each variable, and has no moving averages "
-            "beside it; take the raw ones (weights: raw)"
+            f"{source} holds no moving averages, since it was frozen with one value of each "
+            "variable; take the raw variables (weights: raw)"
         )
     family = family_of(source, (node.name for node in graph.node), "a MobileNet's frozen graph")
     scope = architecture.scope(family)
@@ -151,10 +151,10 @@ def _parsed(path: Path, source: str) -> graph_pb2.GraphDef:
         graph.ParseFromString(path.read_bytes())
     except DecodeError:
         graph.Clear()
-    # Other messages may be parsed as one, with nothing but unknown fields in it.
+    # Other Protocol Buffers messages may parse as a GraphDef with unknown fields only.
     if not any(node.op for node in graph.node):
         raise WeightsError(
-            f"{source} is no GraphDef, or is damaged: expected a frozen graph; "
+            f"{source} is damaged or not a GraphDef: expected a frozen graph; "
             "copy or download it again"
         )
     return graph
@@ -172,7 +172,7 @@ def _refuse_folded(
     ):
         raise WeightsError(
             f"{source} was optimized: batch norm is folded into its convolutions, which cannot be "
-            "taken apart again; use the checkpoint, or the frozen graph before optimization"
+            "undone; use the checkpoint, or the frozen graph before optimization"
         )
     raise WeightsError(
         f"{source} holds no constants of {scope}/…: it is not frozen; use its checkpoint"
@@ -180,7 +180,7 @@ def _refuse_folded(
 
 
 def _dtype(node: node_def_pb2.NodeDef) -> tf.DType:
-    """The constant's dtype; a string's where TensorFlow knows none of that number."""
+    """The constant's dtype; string if TensorFlow does not know the dtype's number."""
     try:
         return tf.as_dtype(node.attr["value"].tensor.dtype)
     except TypeError:
@@ -196,7 +196,7 @@ def _value(node: node_def_pb2.NodeDef, source: str) -> np.ndarray:
         return tf.make_ndarray(node.attr["value"].tensor)
     except (TypeError, ValueError) as error:
         raise WeightsError(
-            f"{source}: {node.name} has not as many bytes as its shape needs; "
+            f"{source}: the value of {node.name} does not fit its dtype and shape; "
             "copy or download it again"
         ) from error
 

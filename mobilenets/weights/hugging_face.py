@@ -2,11 +2,11 @@
 
 The layout is that of transformers' MobileNetV1 and MobileNetV2 for PyTorch, whose converters give
 the Slim name of every tensor (`_build_tf_to_pytorch_map` in modeling_mobilenet_v1.py and
-modeling_mobilenet_v2.py). The configuration tells more networks than this library builds; those
-are refused.
+modeling_mobilenet_v2.py). A configuration can describe networks that this library does not build;
+they are refused.
 
 The safetensors format is a little-endian 64-bit length, a JSON header of that length and the
-tensors' bytes (https://github.com/huggingface/safetensors, "Format"): its header is read here, with
+tensors' bytes (https://github.com/huggingface/safetensors, "Format"). The header is read here, with
 bounds, because the package would be one more dependency and would not widen bfloat16 for NumPy.
 """
 
@@ -35,8 +35,8 @@ EXPECTED = "a Hugging Face folder (config.json and model.safetensors)"
 _CONFIG, _TENSORS, _PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 _PREPROCESSOR = "preprocessor_config.json"
 
-# What the configuration must say, if it says anything: what these networks are, and what
-# transformers takes where nothing is said.
+# The values that the configuration must have, where it has any: those of these networks, and
+# transformers' own defaults.
 _EXPECTED_CONFIG: dict[str, dict[str, Any]] = {
     "": {
         "hidden_act": "relu6",
@@ -62,7 +62,7 @@ _PARTS = {
 }
 _COUNTERS = re.compile(r".+\.num_batches_tracked")
 
-# The format's dtypes as NumPy's, as far as NumPy has them. The mapping refuses all but float32.
+# NumPy's dtypes for the format's, where NumPy has them. The mapping refuses all but float32.
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -78,14 +78,14 @@ _DTYPES = {
     "U16": "<u2",
     "U8": "|u1",
 }
-# The safetensors package's own limit of a header, in bytes.
+# The safetensors package's own limit for a header, in bytes.
 _LONGEST_HEADER = 100_000_000
 
 
 def recognises(path: Path) -> bool:
-    """Whether it is a folder as transformers saves one, or a safetensors file.
+    """Whether a path is a folder that transformers saved, or a safetensors file.
 
-    A folder with PyTorch's pickle alone is meant to be one too; `read` says what to do with it.
+    A folder with only PyTorch's pickle counts too; `read` then says how to convert it.
     """
     if path.is_dir():
         return (path / _CONFIG).is_file() and any(
@@ -104,27 +104,26 @@ def recognises(path: Path) -> bool:
 def read(path: Path, source: str, selection: str) -> Weights:
     """Opens the network of a folder, or of a safetensors file with its `config.json` beside it.
 
-    Values of half precision are widened to float32, which represents each of them exactly. Layers
-    outside the network, such as a segmentation head, are left out by name.
+    Values of half precision are widened to float32, which represents them exactly. Layers outside
+    the network, such as a segmentation head, are left out and listed.
 
     Args:
-      path: Of which `recognises` is true.
-      source: What the user called it.
+      path: A path that `recognises` accepts.
+      source: The path as the user named it.
       selection: `"averages"` is refused: there is one value of each variable.
 
     Raises:
-      WeightsError: Moving averages are asked for; or a file is missing, damaged or forged; or the
-        configuration is of another network than MobileNet V1 or V2 as Slim builds them.
+      WeightsError: Moving averages are requested; or a file is missing, damaged or forged; or the
+        configuration describes another network than Slim's MobileNet V1 or V2.
     """
     if selection == "averages":
         raise WeightsError(
-            f"{source} holds one value of each variable, and no moving averages beside it; "
-            "take the raw ones (weights: raw)"
+            f"{source} holds no moving averages of variables; take the raw variables (weights: raw)"
         )
     file = path / _TENSORS if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(
-            f"{source} holds its weights as a pickle ({_PICKLE}), which can run any program and is "
+            f"{source} holds its weights as a pickle ({_PICKLE}), which can run any code and is "
             "not read: convert it to safetensors (in transformers: "
             "model.save_pretrained(folder, safe_serialization=True))"
         )
@@ -178,7 +177,7 @@ def _json(path: Path, source: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{source}: {path.name} is no JSON file ({error})") from error
+        raise WeightsError(f"{source}: {path.name} is not a JSON file ({error})") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{source}: {path.name} holds no JSON object")
     return found
@@ -191,7 +190,7 @@ def _family(config: Mapping[str, Any], source: str) -> str:
     # timm's configurations say `architecture` instead.
     names = [kind, config.get("architecture"), *_listed(config.get("architectures"))]
     if any(re.search(r"mobilenet_?v3", str(name), re.IGNORECASE) for name in names):
-        raise WeightsError(f"{source}: this is MobileNet V3; V1 and V2 are read")
+        raise WeightsError(f"{source}: this is MobileNet V3; only V1 and V2 are supported")
     expected = " or ".join(map(repr, FAMILIES))
     state = f"is {kind!r}" if kind is not None else "is not given"
     raise WeightsError(
@@ -253,15 +252,15 @@ def _class_names(config: Mapping[str, Any], classes: int, source: str) -> tuple[
     if not isinstance(labels, dict) or labels.keys() != set(wanted):
         count = len(labels) if isinstance(labels, dict) else "no"
         raise WeightsError(
-            f"{source}: {_CONFIG} names {count} classes in id2label, not those from 0 to "
-            f"{classes - 1} that the classifier has"
+            f"{source}: {_CONFIG} names {count} classes in id2label, but the classifier has the "
+            f"classes from 0 to {classes - 1}"
         )
     names = tuple(str(labels[number]) for number in wanted)
     return None if all(map(_PLACEHOLDER.fullmatch, names)) else names
 
 
 def _names(family: str) -> dict[str, str]:
-    """For every tensor of the network, without transformers' prefix, its Slim name."""
+    """Slim's name of every tensor of the network, by transformers' name without prefix."""
     scope = architecture.scope(family)
     names = {
         "classifier.weight": f"{scope}/Logits/Conv2d_1c_1x1/weights",
@@ -296,7 +295,7 @@ _MODULES: dict[str, Callable[[int, str], str]] = {
     "mobilenet_v1": _v1_module,
     "mobilenet_v2": _v2_module,
 }
-# Where the network was saved without a head, its tensors have no prefix.
+# The tensors of a network that was saved without a head have no prefix.
 _TOP_LEVEL = {
     "mobilenet_v1": ("conv_stem", "layer"),
     "mobilenet_v2": ("conv_stem", "layer", "conv_1x1"),
@@ -304,7 +303,7 @@ _TOP_LEVEL = {
 
 
 def _slim_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of PyTorch's tensor in Slim's order; as it is where it cannot be that tensor."""
+    """The shape of PyTorch's tensor in Slim's order; unchanged if its rank does not fit."""
     order = _order(name, len(shape))
     if order is None:
         return shape
@@ -313,10 +312,10 @@ def _slim_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _order(name: str, rank: int) -> tuple[int, ...] | None:
-    """The axes of PyTorch's tensor in Slim's order; None where they stay.
+    """The axes of PyTorch's tensor in Slim's order; None if they stay.
 
-    PyTorch has `[output, input, height, width]`, with an input of 1 where the convolution is
-    depthwise, and `[classes, features]`.
+    PyTorch has `[output, input, height, width]`, with an input of 1 for depthwise convolutions,
+    and `[classes, features]`.
     """
     if name.endswith("/depthwise_weights") and rank == 4:
         return (2, 3, 0, 1)
@@ -338,7 +337,7 @@ def _value(name: str, tensor: _Tensor, file: BinaryIO, source: str) -> np.ndarra
 
 
 def _widened(value: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 of every floating dtype that it represents exactly; others as they are."""
+    """Widens the floating dtypes that float32 represents exactly; leaves others unchanged."""
     if dtype == "BF16":
         # A bfloat16 is the upper half of a float32.
         return (value.astype(np.uint32) << 16).view(np.float32)
@@ -347,7 +346,7 @@ def _widened(value: np.ndarray, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of a safetensors file: dtype as the format calls it, shape, place in the file."""
+    """A tensor of a safetensors file: the format's name of its dtype, shape, place in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -359,13 +358,13 @@ def _header(path: Path, source: str) -> dict[str, _Tensor]:
     """The tensors of a safetensors file by name.
 
     Raises:
-      WeightsError: The header does not fit the file: it is longer, no JSON, or its tensors lie
-        outside of the file, overlap, leave gaps, or have other sizes than their shapes.
+      WeightsError: The header is longer than the file or not JSON, or its tensors lie outside the
+        file, overlap, leave gaps, or have sizes that do not fit their shapes.
     """
 
     def forged(reason: str) -> WeightsError:
         return WeightsError(
-            f"{source}: {path.name} is damaged or no safetensors file: {reason}; "
+            f"{source}: {path.name} is damaged or not a safetensors file: {reason}; "
             "copy or download it again"
         )
 
@@ -379,9 +378,9 @@ def _header(path: Path, source: str) -> dict[str, _Tensor]:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
-        raise forged("its header is no JSON") from None
+        raise forged("its header is not JSON") from None
     if not isinstance(header, dict):
-        raise forged("its header is no JSON object")
+        raise forged("its header is not a JSON object")
     header.pop("__metadata__", None)
     tensors: dict[str, _Tensor] = {}
     for name, entry in header.items():
@@ -399,11 +398,11 @@ def _header(path: Path, source: str) -> dict[str, _Tensor]:
             raise forged(f"{shown} has no data_offsets")
         begin, end = (8 + length + offset for offset in offsets)
         if end > size:
-            raise forged(f"{shown} ends behind the end of the file")
+            raise forged(f"{shown} ends after the end of the file")
         if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != end - begin:
             raise forged(f"{shown} has {end - begin} bytes, but its shape is {shape} of {dtype}")
         tensors[name] = _Tensor(dtype, tuple(shape), begin, end)
-    # As the format demands it: every byte belongs to one tensor.
+    # The format demands that every byte belongs to one tensor.
     at = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if tensor.start != at:
@@ -416,5 +415,5 @@ def _header(path: Path, source: str) -> dict[str, _Tensor]:
 
 
 def _whole(value: object) -> TypeGuard[list[int]]:
-    """Whether it is a list of whole numbers from 0 up."""
+    """Whether a value is a list of whole numbers from 0 up."""
     return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)

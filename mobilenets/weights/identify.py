@@ -1,6 +1,6 @@
-"""Which network weights are of: from what is said, from names, and from the kernels' shapes.
+"""Identifies the network of weights: by an explicit variant, by names, and by kernel shapes.
 
-Knows nothing of files: shapes are given by Slim name, whatever format they were read from.
+Independent of file formats: shapes are given by Slim name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ARCHIVE = re.compile(r".+\.(?:tgz|tar\.gz|tar)", re.IGNORECASE)
 _NAME = re.compile(
     r"mobilenet_v[12]_(?:\d{3}|\d(?:\.\d+)?)_\d{2,4}(?!\d)(?:_quantops|/quantops|_quant)?"
 )
-# As keras.applications publishes weights: mobilenet_2_5_128_tf_no_top.h5 is V1 0.25 at 128 pixels.
+# Names of keras.applications' files: mobilenet_2_5_128_tf_no_top.h5 is V1 0.25 at 128 pixels.
 _APPLICATION_NAMES = (
     re.compile(r"(?P<family>mobilenet)_(?P<multiplier>\d_\d)_(?P<size>\d+)_tf(?:_no_top)?\.h5"),
     re.compile(
@@ -39,19 +39,19 @@ _APPLICATION_NAMES = (
     ),
 )
 _APPLICATION_MULTIPLIERS = {"1_0": 1.0, "7_5": 0.75, "5_0": 0.5, "2_5": 0.25}
-# What may stand behind the name: the rest of the file's or folder's, then a hub module's path.
+# What may follow the name: the rest of the file's or folder's name, then a hub module's path.
 _BEHIND_THE_NAME = re.compile(
     r"[^/]*(?:/feature_vector|/classification)?(?:/\d+)?(?:/variables){0,2}"
 )
 
 
 def is_range(name: str) -> bool:
-    """Whether a variable, by its Slim name, is a bound of a range of simulated quantization."""
+    """Whether a Slim name is that of a range's bound in simulated quantization."""
     return _RANGE.fullmatch(name) is not None
 
 
 def is_variable(family: str, name: str) -> bool:
-    """Whether a name is that of a variable as TF-Slim names a family's, whichever the layer."""
+    """Whether a name is one of TF-Slim's variable names of a family, in any layer."""
     scope = f"{architecture.scope(family)}/"
     return name.startswith(scope) and _VARIABLE.fullmatch(name, len(scope)) is not None
 
@@ -60,13 +60,13 @@ def family_of(source: str, names: Iterable[str], what: str, found: str = "") -> 
     """The family whose Slim scope names begin with: `"mobilenet_v1"` or `"mobilenet_v2"`.
 
     Args:
-      source: What errors call it.
+      source: The source's name in errors.
       names: Names of variables.
       what: What the source is expected to be, e.g. `"a Slim MobileNet's checkpoint"`.
       found: What the error says was found; empty takes the names' outermost scopes.
 
     Raises:
-      WeightsError: The names are of neither family, or of both; or they are MobileNet V3's.
+      WeightsError: The names belong to neither family, to both, or to MobileNet V3.
     """
     names = list(names)
     scopes = Counter(name.partition("/")[0] for name in names if "/" in name)
@@ -76,9 +76,9 @@ def family_of(source: str, names: Iterable[str], what: str, found: str = "") -> 
     expected = " or ".join(f"{architecture.scope(family)}/…" for family in FAMILIES)
     if families:
         raise WeightsError(f"{source} holds both {expected.replace(' or ', ' and ')}")
-    # Squeeze-and-excitation is V3's alone; keras.applications' V3 has no scope of its own.
+    # Only V3 has squeeze-and-excitation; keras.applications' V3 has no scope of its own.
     if any("MobilenetV3/" in name or "/squeeze_excite/" in name for name in names):
-        raise WeightsError(f"{source}: this is MobileNet V3; V1 and V2 are read")
+        raise WeightsError(f"{source}: this is MobileNet V3; only V1 and V2 are supported")
     found = found or first_few([f"{scope}/…" for scope, _ in scopes.most_common()])
     raise WeightsError(
         f"{source} is not {what}: expected variables called {expected}, "
@@ -97,27 +97,26 @@ def identify(
     known_image_size: int | None = None,
     fallback_image_size: int | None = None,
 ) -> Variant:
-    """Finds out which network weights are of.
+    """Identifies the network of weights.
 
-    An explicit `variant` wins, then a name found in the path (TF-Slim's,
-    TensorFlow Hub's or that of a published file of keras.applications).
-    Without either, the shapes give the depth multiplier: of those that give a network these very
-    shapes the roundest, see `multiplier_of`. The shapes do not tell the image size.
+    An explicit `variant` wins, then a name found in the path (TF-Slim's, TensorFlow Hub's, or that
+    of a published file of keras.applications). Without either, the depth multiplier is the roundest
+    that gives these shapes, see `multiplier_of`. Shapes do not tell the image size.
 
     Args:
-      source: What the user called the file, archive, folder or URL.
+      source: The file, archive, folder or URL as the user named it.
       file: Name of the file within it that holds the weights.
       family: `"mobilenet_v1"` or `"mobilenet_v2"`.
       shapes: Shape of every variable of the network by Slim name.
       variant: The expected variant; None infers it.
       image_size: Height and width in pixels that the network was trained at; None takes the
-        name's, or what the file knows.
-      known_image_size: What the file knows of it, in pixels; None if it knows nothing.
-      fallback_image_size: What is taken where nothing says it, in pixels; None raises an error.
+        name's, or the file's.
+      known_image_size: The image size in the file's contents, in pixels; None without one.
+      fallback_image_size: The image size if nothing else tells it, in pixels; None raises an error.
 
     Raises:
       WeightsError: The variant does not exist, the weights are of another network than the variant
-        or the path says, or names and shapes do not tell of which.
+        or the path says, or neither names nor shapes tell the network.
     """
     if variant is not None:
         try:
@@ -128,8 +127,8 @@ def identify(
         claimed = _named(source, file)
     if variant is not None and claimed and image_size not in (None, claimed.image_size):
         raise WeightsError(
-            f"the variant {claimed} says {claimed.image_size} pixels, the image size {image_size}: "
-            "give one of them"
+            f"the variant {claimed} has {claimed.image_size} pixels, but the image size is "
+            f"{image_size}: give only one of them"
         )
     quantized = any(map(is_range, shapes))
     if claimed:
@@ -152,8 +151,8 @@ def identify(
         size = fallback_image_size
     if size is None:
         raise WeightsError(
-            f"{source} is {_title(family)} with depth multiplier {multiplier:g}, but "
-            "nothing says which image size it was trained at: give that, or the variant"
+            f"{source} is {_title(family)} with depth multiplier {multiplier:g}, but its image "
+            "size is unknown: give the image size or the variant"
         )
     if quantized and not architecture.quantizable(family):
         raise WeightsError(f"{source} is a quantized MobileNet V2: only V1's were published")
@@ -199,9 +198,9 @@ def _application(match: re.Match[str]) -> Variant | None:
 def _check_agreement(
     source: str, family: str, shapes: Shapes, claimed: Variant, advice: str
 ) -> None:
-    """Raises WeightsError if the weights are of another network than they are claimed to be.
+    """Raises WeightsError if the weights are of another network than claimed.
 
-    Weights that are of no network at all pass: the mapping lists what is wrong with them.
+    Weights that fit no network pass: the mapping lists what is wrong with them.
     """
     if claimed.family != family:
         raise WeightsError(
@@ -236,12 +235,12 @@ def _inferred_multiplier(source: str, family: str, shapes: Shapes) -> float:
     raise WeightsError(
         f"{source}: no depth multiplier gives {_title(family)} these widths; the nearest published "
         f"one, {nearest:g}, differs in {len(misfits[nearest])} of {len(kernels)} convolutions "
-        f"({misfits[nearest][0]}); give the variant to have all differences listed"
+        f"({misfits[nearest][0]}); give the variant to list all differences"
     )
 
 
 def _kernel_shapes(source: str, family: str, shapes: Shapes) -> Shapes:
-    """The shapes of the convolutions' kernels by name, as far as there are any."""
+    """The shapes of the convolution kernels that are present, by name."""
     kernels = {
         name: shapes[name] for name in _expected_kernel_shapes(family, 1.0) if name in shapes
     }
@@ -251,7 +250,7 @@ def _kernel_shapes(source: str, family: str, shapes: Shapes) -> Shapes:
 
 
 def _expected_kernel_shapes(family: str, multiplier: float) -> dict[str, tuple[int, ...]]:
-    """What TF-Slim names the kernels of the convolutions before the logits, and their shapes."""
+    """TF-Slim's names of the convolution kernels before the logits, and their shapes."""
     scope, channels = architecture.scope(family), 3
     shapes: dict[str, tuple[int, ...]] = {}
     for line in architecture.convolutions(Variant(family, multiplier, 224)):
@@ -264,7 +263,7 @@ def _expected_kernel_shapes(family: str, multiplier: float) -> dict[str, tuple[i
 
 
 def _misfits(shapes: Shapes, family: str, multiplier: float) -> list[str]:
-    """Which kernels have other shapes than a multiplier gives them, said in words."""
+    """Describes the kernels whose shapes differ from those of a multiplier."""
     expected = _expected_kernel_shapes(family, multiplier)
     return [
         f"{name}: expected {list(expected[name])}, found {list(shape)}"
@@ -273,17 +272,17 @@ def _misfits(shapes: Shapes, family: str, multiplier: float) -> list[str]:
     ]
 
 
-# Variant's bounds are 0 and 10; every width is at its minimum long before the lower one here.
+# Variant's bounds are 0 and 10; at the lower bound here every width already has its minimum.
 _LEAST, _MOST = 1e-5, math.nextafter(10, 0)
-# Multiples of 1 / n count as rounder the earlier n stands here.
+# Denominators n of multiples of 1 / n, the roundest first.
 _PARTS = (4, 10, 20, 40, 100, 200, *(n * 10**k for k in range(3, 10) for n in (1, 2)))
 
 
 def multiplier_of(family: str, kernels: Shapes) -> float | None:
-    """The roundest depth multiplier that gives a family these very shapes; None if none does.
+    """The roundest depth multiplier that gives a family exactly these shapes; None if none does.
 
-    Every width grows with the multiplier, in steps: the multipliers that fit are an interval, and
-    all of them are the same network. A published one is taken first, then the smallest multiple
+    Widths grow with the multiplier in steps, so the multipliers that fit form an interval, and all
+    of them give the same network. A published multiplier is taken first, then the smallest multiple
     of 0.25, of 0.1, of 0.05, 0.025, 0.01, 0.005, 0.001, and so on.
 
     Args:
@@ -295,7 +294,7 @@ def multiplier_of(family: str, kernels: Shapes) -> float | None:
         return not _misfits(kernels, family, multiplier)
 
     def compared(multiplier: float) -> list[tuple[int, int]]:
-        """Each of the kernels' dimensions: as the multiplier gives it, and as it was found."""
+        """Each dimension of the kernels: expected for the multiplier, and found."""
         expected = _expected_kernel_shapes(family, multiplier)
         return [
             pair
@@ -320,7 +319,7 @@ def multiplier_of(family: str, kernels: Shapes) -> float | None:
 
 
 def _first(holds: Callable[[float], bool]) -> float | None:
-    """The least multiplier for which a condition holds that, once true, stays true; or None."""
+    """The least multiplier that meets a condition, which all greater ones meet too; or None."""
     below, at = _LEAST, _MOST
     if holds(below):
         return below

@@ -1,4 +1,4 @@
-"""What the configuration of a saved Keras model says of a MobileNet in it, read as mere data."""
+"""Facts about the MobileNet in a saved Keras model, from the configuration, read as plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Config = Mapping[str, Any]
 
 _OURS = "MobileNet"
 _NETWORK = ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "KerasLayer", _OURS)
-# Between the features and a classifier: what pools by the mean, or changes nothing in inference.
+# Allowed between features and classifier: mean pooling, and layers without effect in inference.
 _NEUTRAL = (
     *("GlobalAveragePooling2D", "AveragePooling2D", "Flatten", "Reshape", "InputLayer"),
     *("Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
@@ -37,7 +37,7 @@ def _members(config: _Config) -> list[_Config]:
 
 
 def _leaves(config: _Config) -> Iterator[_Config]:
-    """All layers in the order of the model, those of models within in their place."""
+    """All layers in the order of the model, with inner models replaced by their layers."""
     members = _members(config)
     if not members:
         yield config
@@ -64,7 +64,7 @@ def image_size(config: _Config) -> int | None:
         for leaf in _leaves(member)
     ):
         return None
-    # Before Keras 2.4 a Sequential's first layer bore the shape of its input.
+    # Before Keras 2.4 a Sequential's first layer had the shape of its input.
     for member in members:
         inner = _inner(member)
         shape = inner.get("batch_shape") or inner.get("batch_input_shape")
@@ -75,7 +75,7 @@ def image_size(config: _Config) -> int | None:
 
 
 def class_names(config: _Config) -> tuple[str, ...] | None:
-    """Of a MobileNet of this package, whose configuration has them."""
+    """The class names in the configuration of this package's MobileNet; None without any."""
     for leaf in _leaves(config):
         names = _inner(leaf).get("class_names")
         if _class(leaf) == _OURS and isinstance(names, list):
@@ -100,9 +100,9 @@ def layers_before(config: _Config) -> list[str]:
 
 
 def takes_logits(config: _Config, classes: int) -> bool:
-    """Whether the first layer with weights behind the network is a classifier on mean features.
+    """Whether the first layer with weights after the network is a classifier on mean features.
 
-    Its activation may be one that turns logits into probabilities.
+    Its activation may turn logits into probabilities.
 
     Args:
       config: Of the model.

@@ -1,17 +1,17 @@
 """Keras's own files: `.h5`, `.weights.h5` and `.keras`, of Keras 3 and of tf_keras.
 
-The network in them may be keras.applications' MobileNet or MobileNetV2 (also its published files,
-whatever their names), one of this package, or a hub.KerasLayer's; alone, or within a model.
+The network may be keras.applications' MobileNet or MobileNetV2 (its published files too, whatever
+their names), a network of this package, or a hub.KerasLayer; alone or inside a model.
 
 A classifier on the network's mean features becomes the logits if it is the only layer outside the
-network that has weights; with others the network comes as a feature vector. Logits are what
-`softmax` (or `sigmoid`) turns into the probabilities that Keras's model gives.
+network that has weights; otherwise the result is a feature vector. The logits are the values before
+the model's `softmax` (or `sigmoid`).
 
-keras.applications' networks take images in [-1, 1], ours in [0, 1], which they bring to [-1, 1]
-themselves. What a model does to images before the network is not in the weights; the layers are
-named among the left-overs. keras.applications pads strided convolutions by ((0, 1), (0, 1)), which
-is `SAME` where their input is of even size, as at all multiples of 32 pixels. Its batch norms have
-the epsilon 1e-3, as ours.
+keras.applications' networks take images in [-1, 1]; ours take images in [0, 1] and scale them to
+[-1, 1] themselves. Preprocessing before the network is not part of the weights; its layers are
+listed among the leftovers. keras.applications pads strided convolutions by ((0, 1), (0, 1)), which
+equals `SAME` for inputs of even size, as at all multiples of 32 pixels. Its batch norms have the
+epsilon 1e-3, like ours.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def read(path: Path, source: str, selection: str) -> Weights:
     """Opens the MobileNet in a Keras file.
 
     Args:
-      path: Of which `recognises` is true.
-      source: What the user called it.
+      path: A path that `recognises` accepts.
+      source: The path as the user named it.
       selection: `"auto"` or `"raw"`; a Keras file holds no moving averages of variables.
 
     Raises:
       WeightsError: The file is damaged, is not Keras's, points to other files, or holds no
-        MobileNet V1 or V2, or several; or averages are demanded.
+        MobileNet V1 or V2, or several; or averages are requested.
     """
     if selection not in SELECTIONS:
         raise WeightsError(f"weights must be one of {', '.join(SELECTIONS)}; got {selection!r}")
     if selection == "averages":
         raise WeightsError(
-            f"{source} holds no moving averages of variables; take the raw ones (weights: raw)"
+            f"{source} holds no moving averages of variables; take the raw variables (weights: raw)"
         )
     saved = keras_layout.saved(path, source)
     network = _network(saved)
@@ -91,7 +91,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
     if len(shapes.get(dense, ())) == 2:
         shapes[dense] = (1, 1, *shapes[dense])
     if shapes.get(dense, (0,))[-1] > _MOST_CLASSES:
-        raise WeightsError(f"{source} claims {shapes[dense][-1]} classes; that cannot be")
+        raise WeightsError(f"{source} claims {shapes[dense][-1]} classes, which is impossible")
 
     def values(names: Iterable[str]) -> dict[str, np.ndarray]:
         wanted = {name: keys[name] for name in names}
@@ -117,7 +117,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
 def _network(saved: Saved) -> Network:
     networks = keras_names.find(saved)
     if keras_names.is_v3(saved):
-        raise WeightsError(f"{saved.source}: this is MobileNet V3; V1 and V2 are read")
+        raise WeightsError(f"{saved.source}: this is MobileNet V3; only V1 and V2 are supported")
     if not networks:
         names = list(dict.fromkeys(layer.path for layer in saved.layers)) or ["none"]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -126,14 +126,12 @@ def _network(saved: Saved) -> Network:
             f"{', '.join(names[:5])}{more}"
         )
     if len(networks) > 1 or networks[0].twice:
-        raise WeightsError(
-            f"{saved.source} holds two MobileNets or more; save the one that is to be read"
-        )
+        raise WeightsError(f"{saved.source} holds several MobileNets; save only the one to read")
     return networks[0]
 
 
 def _check_numbered(path: Path, source: str, network: Network) -> None:
-    """Raises WeightsError if numbered variables are not what their places say, by their values."""
+    """Raises WeightsError if the values of numbered variables do not fit their positions."""
     names = [name for name in network.keys if name.endswith(("/gamma", "/moving_variance"))]
     found = keras_hdf5.read_datasets(path, source, (network.keys[name] for name in names))
     by_kind = {
@@ -148,12 +146,12 @@ def _check_numbered(path: Path, source: str, network: Network) -> None:
 
 
 def _classifier(saved: Saved, network: Network, outside: list[Layer]) -> Layer | None:
-    """The layer outside whose outputs are the logits."""
+    """The layer outside the network that computes the logits."""
     weights, _ = keras_names.logits_names(network.family)
     if weights in network.keys:
         return None
     own = [layer for layer in outside if layer.where in network.places]
-    # The network's own top may have layers behind it, if those are in a model around the network.
+    # Layers may follow the network's own top if they are in a model around the network.
     candidates = outside if len(outside) == 1 else own
     if len(candidates) != 1 or any("max_pool" in name for name in saved.names):
         return None
@@ -174,7 +172,7 @@ def _classifier(saved: Saved, network: Network, outside: list[Layer]) -> Layer |
 
 
 def _has_name(saved: Saved, layer: Layer, network: Network, name: str) -> bool:
-    """Whether a layer has a name, or may have it where the file does not keep names."""
+    """Whether a layer has this name, or may have it if the file does not keep names."""
     if network.by_name:
         return layer.name == name
     return not saved.config or name in keras_config.names(saved.config)

@@ -1,6 +1,6 @@
-"""Keras's containers: an HDF5 file, or a `.keras` zip with one and the model's configuration.
+"""Keras's containers: an HDF5 file, or a `.keras` zip of an HDF5 file and the configuration.
 
-HDF5 can point to other files, and claim sizes that it does not hold; what does so is refused.
+An HDF5 file can point to other files, and claim sizes that it does not hold; both are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ZIP = b"PK\x03\x04"
 _WEIGHTS, _CONFIG, _METADATA = "model.weights.h5", "config.json", "metadata.json"
 # A MobileNet V2 1.4 with the two slots of Adam is 75 MB.
 _MOST_BYTES = 1 << 30
-# What deflate can make of one byte, and more than any layer has variables.
+# The most bytes that deflate makes of one byte; and more variables than any layer has.
 _MOST_EXPANSION, MOST_ENTRIES = 1032, 100_000
 _DAMAGED = (
     OSError,
@@ -43,7 +43,7 @@ _DAMAGED = (
 
 
 def is_keras(path: Path) -> bool:
-    """Whether a file is HDF5 or a zip that Keras wrote, by its first bytes: damaged ones too."""
+    """Whether a file is HDF5 or a zip that Keras wrote, damaged or not, by its first bytes."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -112,11 +112,11 @@ def read_datasets(path: Path, source: str, keys: Iterable[str]) -> dict[str, np.
         for key in keys:
             dataset = file[key]
             claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-            # Unwritten or packed data may unfold to any size.
+            # Unwritten or compressed data may expand to any size.
             held = dataset.id.get_storage_size()
             if claimed > max(held, 1) * _MOST_EXPANSION or claimed > _MOST_BYTES:
                 raise WeightsError(
-                    f"{source}: {key} claims {claimed} bytes, of which {held} are there"
+                    f"{source}: {key} claims {claimed} bytes, but the file holds {held}"
                 )
             values[key] = np.asarray(dataset[()])
         return values
@@ -135,7 +135,7 @@ def contents(file: h5py.File, source: str) -> tuple[dict[str, tuple[int, ...]], 
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 raise WeightsError(
-                    f"{source}: {path} is a link to elsewhere ({type(link).__name__}); save the "
+                    f"{source}: {path} links elsewhere ({type(link).__name__}); save the "
                     "weights themselves"
                 )
             member = group[name]

@@ -1,17 +1,17 @@
-"""How both Kerases lay out weights in files: which layers there are, and what belongs to each.
+"""How Keras 2 and Keras 3 lay out weights in files: the layers, and the variables of each.
 
-Knows nothing of MobileNets. Three layouts of HDF5 are told apart by what is in them, and a `.keras`
-file is a zip of the last with the model's configuration:
+Independent of MobileNets. Three layouts of HDF5 are told apart by their contents; a `.keras` file
+is a zip of the last with the model's configuration:
 
-- weights of Keras 2 and tf_keras: a group a layer, in the order of the attribute `layer_names`,
+- weights of Keras 2 and tf_keras: one group per layer, in the order of the attribute `layer_names`,
   each with the attribute `weight_names`;
 - whole models of either Keras in `.h5`: the same in the group `model_weights`, beside
   `optimizer_weights`, the model's configuration as JSON in an attribute;
-- `.weights.h5` of either Keras: variables numbered in `<path of attributes>/vars`. Layers are
-  called by class and counter there (`layers/conv2d_3/vars/0`); newer Keras 3 notes the layer's name
-  as an attribute of `vars`, tf_keras does not.
+- `.weights.h5` of either Keras: variables numbered in `<path of attributes>/vars`. Layers are named
+  by class and counter (`layers/conv2d_3/vars/0`); newer Keras 3 stores the layer's name as an
+  attribute of `vars`, tf_keras does not.
 
-Nothing is deserialized: no code that a file brings is run.
+Nothing is deserialized, so no code from a file is run.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Layer:
     """A layer with variables of its own.
 
     Attributes:
-      path: Its name, behind those of the models and layers that it is in: `base/conv1`. Where the
+      path: The layer's name after those of the enclosing models and layers: `base/conv1`. If the
         file keeps no names, the class and a counter: `conv2d_3`.
-      where: What it is in, to tell a model's layers from those of a model within: the same text
-        for all of a model's.
+      where: The enclosing model, to tell a model's layers from those of an inner model: the same
+        text for all layers of one model.
       variables: The dataset's key by the variable's name (`kernel`) or number (`0`).
     """
 
@@ -59,15 +59,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
       source: What the user called it.
       shapes: Shape of every dataset by its path in the HDF5 file.
-      layers: In the order of the model, as far as the layout keeps it; of layers that the file
-        calls by class and counter, those of one class are in order.
-      names: Of all layers, those without variables included.
-      leftovers: Keys of what no layer owns, by what it is.
+      layers: The layers in the order of the model, as far as the layout keeps it; where the file
+        names layers by class and counter, only the layers of one class are in order.
+      names: Names of all layers, also of those without variables.
+      leftovers: Keys that belong to no layer, by category.
       unlisted: Keys that the layout does not account for.
       config: The model's configuration, if the file has one.
     """
@@ -82,7 +82,7 @@ class Saved:
 
 
 def saved(path: Path, source: str) -> Saved:
-    """What the file at a path holds; no values are read.
+    """The contents of the file at a path, without reading values.
 
     Raises:
       WeightsError: The file is damaged, points to other files, or Keras did not write it.
@@ -98,7 +98,7 @@ def saved(path: Path, source: str) -> Saved:
             return _numbered(file, source, shapes, groups, config)
         tops = sorted({key.partition("/")[0] for key in [*groups, *shapes]})
         raise WeightsError(
-            f"{source} is HDF5, but no Keras file: expected layer_names, model_weights or "
+            f"{source} is HDF5, but not a Keras file: expected layer_names, model_weights or "
             f"layers/…/vars, found {', '.join(tops[:5]) or 'nothing'}"
         )
 
@@ -112,7 +112,7 @@ def _attribute_exists(group: h5py.Group, name: str) -> bool:
 
 
 def _texts(group: h5py.Group, name: str) -> list[str]:
-    """A list of names; HDF5 holds no more than 64 KB in an attribute, so Keras numbers the rest."""
+    """A list of names; HDF5 limits an attribute to 64 KB, so Keras numbers further attributes."""
     parts = [name] if name in group.attrs else []
     while not (parts and parts[0] == name) and f"{name}{len(parts)}" in group.attrs:
         parts.append(f"{name}{len(parts)}")
@@ -136,13 +136,13 @@ def _legacy(
     owned: set[str] = set()
     leftovers: dict[str, list[str]] = {}
     for name in [*names, *top]:
-        # By what stands before a variable's name: a model within is one group with all of its
-        # variables, those that are trained first.
+        # By the prefix of a variable's name: an inner model is one group with all its variables,
+        # the trainable ones first.
         within: dict[str, dict[str, str]] = {}
         for weight in _texts(group[name], "weight_names"):
             key = f"{prefix}{name}/{weight}"
             if key not in shapes:
-                raise KeyError(f"{key} is listed and not there")
+                raise KeyError(f"{key} is listed but missing")
             owned.add(key)
             if "seed_generator" in weight:
                 leftovers.setdefault(_RANDOM, []).append(key)
@@ -223,7 +223,7 @@ def _numbered(
 
 
 def _category(key: str) -> str | None:
-    """What a numbered variable is of that is no layer's."""
+    """The category of a numbered variable that belongs to no layer; None for a layer's."""
     top, *parts = key.split("/")
     if top in ("optimizer", "_optimizer"):
         return _OPTIMIZER
@@ -235,6 +235,6 @@ def _category(key: str) -> str | None:
 
 
 def _counted(path: str) -> list[tuple[str, int]]:
-    """Sorts `conv2d`, `conv2d_1`, …, `conv2d_10` in this order, at every level."""
+    """Sort key for the order `conv2d`, `conv2d_1`, …, `conv2d_10` at every level."""
     matches = ((part, re.fullmatch(r"(?:(.*)_)?(\d+)", part)) for part in path.split("/"))
     return [(match[1] or "", int(match[2])) if match else (part, -1) for part, match in matches]

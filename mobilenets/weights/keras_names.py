@@ -1,4 +1,4 @@
-"""Which of a Keras file's layers make up a MobileNet: by their names, or by their order."""
+"""Finds the layers of a MobileNet in a Keras file, by their names or by their order."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Network:
     Attributes:
       family: `"mobilenet_v1"` or `"mobilenet_v2"`.
       keys: Dataset's key by Slim name.
-      layers: Those that the variables are of.
+      layers: The layers of the variables.
       by_name: Whether the file has the layers' names.
-      numbered: Name of the layer of another framework whose variables are told apart by their
-        numbers alone; None in every other file.
-      places: What the layers are in, see `Layer.where`.
+      numbered: Name of the hub.KerasLayer whose variables have numbers instead of names; None
+        without one.
+      places: The models that enclose the layers, see `Layer.where`.
       twice: Slim names that a second network in the file has too.
     """
 
@@ -46,7 +46,7 @@ class Network:
 
 
 def find(saved: Saved) -> list[Network]:
-    """The MobileNets of a file: those whose layers have their names, then those in their order."""
+    """The MobileNets of a file: first those found by layer names, then those found by order."""
     networks = [found for family in FAMILIES if (found := _by_names(saved, family))]
     taken = {id(layer) for network in networks for layer in network.layers}
     free = [layer for layer in saved.layers if id(layer) not in taken]
@@ -68,8 +68,8 @@ def is_v3(saved: Saved) -> bool:
     texts = [*saved.names, *(layer.path for layer in saved.layers)]
     if any("squeeze_excite" in text or "mobilenetv3" in text.lower() for text in texts):
         return True
-    # Where layers have no names: its Small and its Large have 11 and 15 depthwise convolutions, and
-    # 16 filters in the first convolution at any alpha.
+    # Without layer names: V3 Small and Large have 11 and 15 depthwise convolutions, and 16 filters
+    # in the first convolution at any alpha.
     for place in {layer.where for layer in saved.layers}:
         kinds = _kinds(saved, [layer for layer in saved.layers if layer.where == place])
         first = [saved.shapes[key] for key in kinds["convolution"].values()][:1]
@@ -121,15 +121,15 @@ def _slim(family: str, line: architecture.Line) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def _names(family: str) -> Mapping[str, str]:
-    """Slim name by how the last layers and the variable are called, by either name or number.
+    """Slim name by the names of the last layers and the name or number of the variable.
 
-    Keras's own applications, MobileNets of this package, and hub modules (Slim's names) are known.
+    Covers keras.applications, MobileNets of this package, and hub modules (Slim's names).
     """
     known: dict[str, str] = {}
     for line in _lines(family):
         layer, norm = application_layers(line.scope)
         kernel, statistics = _slim(family, line)
-        # Keras 2 and tf_keras call a depthwise kernel otherwise than Keras 3.
+        # Keras 2 and tf_keras have another name for a depthwise kernel than Keras 3.
         known |= {f"{layer}/{name}": kernel for name in ("kernel", "depthwise_kernel", "0")}
         for number, name in enumerate(_STATISTICS):
             known |= {f"{norm}/{each}": statistics[number] for each in (name, str(number))}
@@ -169,7 +169,7 @@ def _by_names(saved: Saved, family: str) -> Network | None:
 
 
 def _kinds(saved: Saved, layers: Sequence[Layer]) -> dict[str, dict[int, str]]:
-    """The key of the kernel (of gamma for batch norms) by the layer's place, for each kind."""
+    """The key of the kernel (gamma for batch norms) by the layer's position, for each kind."""
     kinds: dict[str, dict[int, str]] = {"convolution": {}, "depthwise": {}, "norm": {}}
     for place, layer in enumerate(layers):
         keys = list(layer.variables.values())
@@ -189,10 +189,10 @@ def _windows(sequence: Sequence[int], length: int) -> Iterator[Sequence[int]]:
 
 
 def _by_order(saved: Saved, layers: Sequence[Layer], family: str) -> Network | None:
-    """A model's layers by kind, in order: what tf_keras's `.weights.h5` keeps of them.
+    """Finds the network by the kinds and order of layers, all that tf_keras's `.weights.h5` keeps.
 
-    Keras itself puts these files, and its published ones whose layers had other names, back by
-    their order alone. Layers before and behind the network are passed over by the shapes.
+    Keras itself loads these files by order alone, and so its published files with other layer
+    names. Layers before and after the network are skipped by their shapes.
     """
     lines = _lines(family)
     full = [line for line in lines if line.kind == "convolution"]
@@ -238,10 +238,10 @@ def _ordered(variables: Mapping[str, str]) -> list[str]:
 
 
 def _by_number(saved: Saved, layer: Layer) -> Network | None:
-    """A hub.KerasLayer's variables, of which tf_keras's own formats keep numbers alone.
+    """The network of a hub.KerasLayer, whose variables have only numbers in tf_keras's own formats.
 
-    They are numbered as the module lists them, those that are trained first. Modules that this
-    package wrote list them in Slim's order; others are not known to, and their shapes tell.
+    The numbers follow the module's list, trainable variables first. This package's modules list
+    the variables in Slim's order; whether another module does is checked by the shapes.
     """
     if not all(name.isdecimal() for name in layer.variables):
         return None

@@ -1,6 +1,6 @@
-"""LiteRT's files (`.tflite`), which are recognised to say what to use instead.
+"""LiteRT's files (`.tflite`), recognised only to say what to use instead.
 
-Their batch norms are folded into the convolutions, and what was folded cannot be taken apart again.
+Their batch norms are folded into the convolutions, which cannot be undone.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["EXPECTED", "read", "recognises"]
 
 EXPECTED = ""
 
-# A FlatBuffer's file identifier stands behind the offset of its root:
+# A FlatBuffer's file identifier follows the offset of its root:
 # tensorflow/compiler/mlir/lite/schema/schema.fbs, `file_identifier "TFL3"`.
 _IDENTIFIER = slice(4, 8), b"TFL3"
 
 
 def recognises(path: Path) -> bool:
-    """Whether it is a file that LiteRT's schema identifies."""
+    """Whether a file has the identifier of LiteRT's schema."""
     if not path.is_file():
         return False
     where, identifier = _IDENTIFIER
@@ -35,6 +35,6 @@ def read(path: Path, source: str, selection: str) -> Weights:
       WeightsError: Always; it says what to use.
     """
     raise WeightsError(
-        f"{source} is a LiteRT model, which is not read back (batch norm is folded into its "
+        f"{source} is a LiteRT model, which cannot be read back (batch norm is folded into its "
         "weights): use the checkpoint or the SavedModel that it was made from"
     )

@@ -22,13 +22,13 @@ def checked(
     variant: Variant,
     num_classes: int | None,
 ) -> dict[str, np.ndarray]:
-    """Every variable of the network, read and found right.
+    """Reads and checks every variable of the network.
 
     Args:
-      source: What errors call the weights.
-      shapes: Shape of each variable that is there, by Slim name.
-      unknown: Shapes of what else is there, by whatever name.
-      read: Gives the values of variables by Slim name; not called before all shapes are right.
+      source: The weights' name in errors.
+      shapes: Shape of each variable in the source, by Slim name.
+      unknown: Shapes of all other entries, by the source's name.
+      read: Reads the values of variables by Slim name; called only if all shapes are right.
       variant: The network that the values are to fill.
       num_classes: Length of its logits; None if it has none.
 
@@ -83,6 +83,6 @@ def _fault(value: np.ndarray) -> str:
 
 
 def assign(model: MobileNet, values: Mapping[str, np.ndarray]) -> None:
-    """Gives each variable of the model its value; a feature vector leaves the logits' unused."""
+    """Assigns each variable of the model its value; a feature vector ignores the logits' values."""
     for name, variable in model.slim_variables.items():
         variable.assign(values[name])

@@ -17,29 +17,29 @@ __all__ = ["READERS", "Reader", "open", "read"]
 
 
 class Reader(Protocol):
-    """What a module of this package offers that reads a format.
+    """The interface of a module that reads one format.
 
     Attributes:
-      EXPECTED: What the format is to a user, for the errors: "expected <EXPECTED>". Empty for a
-        format that is recognised only to say what to use instead.
+      EXPECTED: Description of the format in errors: "expected <EXPECTED>". Empty for a format that
+        is recognised only to say what to use instead.
     """
 
     EXPECTED: str
 
     def recognises(self, path: Path, /) -> bool:
-        """Whether a file, a folder or a checkpoint's prefix is of this format, by its content.
+        """Whether a file, a folder or a checkpoint's prefix has this format, by its content.
 
-        Where it is clearly meant to be but is damaged or incomplete: yes, and `read` says so.
+        True also if it is damaged or incomplete but clearly meant to be; `read` then says so.
         """
         ...
 
     def read(self, path: Path, source: str, selection: str, /) -> Weights:
-        """Opens what `recognises` is true of.
+        """Opens a path that `recognises` accepts.
 
         Args:
-          path: Where it is.
-          source: What the user called it.
-          selection: One of `SELECTIONS`; raises WeightsError where a format cannot give it.
+          path: The file, folder or prefix.
+          source: The path as the user named it.
+          selection: One of `SELECTIONS`; raises WeightsError if the format does not have it.
         """
         ...
 
@@ -68,7 +68,7 @@ def open(source: str | os.PathLike[str], selection: str = "auto") -> Iterator[We
     Raises:
       WeightsError: There is no such file, or it holds no weights, or several networks' weights; or
         it is incomplete or damaged.
-      MobileNetError: The archive cannot be unpacked, or the URL not fetched.
+      MobileNetError: The archive cannot be unpacked, or the URL cannot be fetched.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -86,8 +86,8 @@ def read(path: Path, source: str, selection: str = "auto") -> Weights:
 
     Args:
       path: A file, a folder or a checkpoint's prefix. In a folder that was unpacked from an
-        archive or fetched, the weights may lie in any of its folders.
-      source: What the user called it.
+        archive or fetched, the weights may lie in any subfolder.
+      source: The path as the user named it.
       selection: See `open`.
 
     Raises:
@@ -108,12 +108,12 @@ def read(path: Path, source: str, selection: str = "auto") -> Weights:
     if path.is_dir():
         raise WeightsError(f"{source} holds no checkpoint; expected {expected}")
     if path.exists():
-        raise WeightsError(f"{source} is no checkpoint; expected {expected}")
+        raise WeightsError(f"{source} is not a checkpoint; expected {expected}")
     raise WeightsError(f"{source}: no such file; expected {expected}")
 
 
 def _found(places: Iterable[Path]) -> list[tuple[Path, Reader]]:
-    """Those that hold weights, each with its reader; none within another of them."""
+    """The places that hold weights, each with its reader, without places inside other ones."""
     found: list[tuple[Path, Reader]] = []
     for place in places:
         if not any(outer in place.parents for outer, _ in found):

@@ -1,7 +1,7 @@
 """TF-Slim checkpoints and TF1 hub modules: bundles whose keys are Slim's variable names.
 
-Training leaves more in a checkpoint than the network: `select` decides which variables count, and
-says what the others are.
+A checkpoint of a training holds more than the network: `select` decides which variables count, and
+classifies the others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REPLACED = "raw variables replaced by averages"
 
 
 def recognises(path: Path) -> bool:
-    """Whether there is a bundle; `read` says what is wrong with one that is not Slim's.
+    """Whether there is any bundle; `read` refuses bundles that are not Slim's, with the reason.
 
     Readers of other bundles therefore come before this one.
     """
@@ -56,8 +56,8 @@ def read(path: Path, source: str, selection: str) -> Weights:
     """Opens the checkpoint at a path.
 
     Args:
-      path: Of which `recognises` is true.
-      source: What the user called it.
+      path: A path that `recognises` accepts.
+      source: The path as the user named it.
       selection: Which variables count: see `select`.
 
     Raises:
@@ -89,14 +89,14 @@ def read(path: Path, source: str, selection: str) -> Weights:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a checkpoint's variables are exported, and what the others are.
+    """Which of a checkpoint's variables are exported, and the categories of the others.
 
     Attributes:
       family: `"mobilenet_v1"` or `"mobilenet_v2"`.
-      keys: For every variable of the network, by its Slim name, in sorted order, the checkpoint's
-        key whose value is exported: the name itself, or its moving average's.
+      keys: The exported key of the checkpoint for every variable of the network, by Slim name, in
+        sorted order: the name itself, or its moving average's.
       averaged: How many of the keys are moving averages.
-      leftovers: The keys that training left behind, by what they are, e.g. `"optimizer slots"`.
+      leftovers: The keys that training left behind, by category, e.g. `"optimizer slots"`.
       unknown: All other keys.
     """
 
@@ -111,15 +111,15 @@ def select(checkpoint: Checkpoint, weights: str = "auto") -> Selection:
     """Decides which variables are exported.
 
     Args:
-      checkpoint: Where from. Only its keys are looked at.
+      checkpoint: The checkpoint, of which only the keys are used.
       weights: `"raw"` takes the variables themselves. `"averages"` takes the
         `ExponentialMovingAverage` of every variable that has one, batch norm's statistics too, and
-        the variable itself of the others. `"auto"` does as Google exported its modules: raw for
+        the variable itself of the others. `"auto"` follows Google's exported modules: raw for
         V1 (the constants of its frozen graphs are the raw variables, by checksum), averages for
         V2 where there are any.
 
     Raises:
-      WeightsError: The checkpoint is not a MobileNet V1's or V2's, or averages are demanded and
+      WeightsError: The checkpoint is not a MobileNet V1's or V2's, or averages are requested and
         there are none.
     """
     if weights not in SELECTIONS:
@@ -149,7 +149,7 @@ def select(checkpoint: Checkpoint, weights: str = "auto") -> Selection:
     if weights == "averages" and not averages:
         raise WeightsError(
             f"{checkpoint.source} holds no moving averages ({_AVERAGE.strip('/')}) of variables; "
-            "take the raw ones (weights: raw)"
+            "take the raw variables (weights: raw)"
         )
     averaging = weights == "averages" or (weights == "auto" and architecture.averages(family))
     if averaging:

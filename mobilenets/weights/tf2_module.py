@@ -2,9 +2,9 @@
 
 The keys of such a bundle are paths through Python objects, but its object graph
 (tensorflow/core/protobuf/trackable_object_graph.proto) gives every variable's `full_name` beside
-its key. In Google's TF2 Hub modules, in ours, and in all that was trained with a `hub.KerasLayer`
-of one, the network's variables bear Slim's names there. They are matched by name alone, for their
-order is any; and no SavedModel is loaded, so none of its functions is run.
+its key. In Google's TF2 Hub modules, in ours, and in models trained with a `hub.KerasLayer` of
+either, these are Slim's names. Variables are matched by name, since their order is arbitrary. The
+SavedModel is not loaded, so none of its functions is run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
 
-# What an optimizer tracks, by which it is told from other objects: tf_keras's, Keras 3's and
+# Attributes that tell an optimizer from other objects: tf_keras's, Keras 3's and
 # tf_keras.optimizers.legacy's.
 _OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "decay"}, {"iter", "learning_rate"})
 
@@ -52,31 +52,30 @@ def recognises(path: Path) -> bool:
     try:
         return _OBJECT_GRAPH in Checkpoint(bundle.find(path)).shapes
     except WeightsError:
-        # Damaged or incomplete: the reader of all other bundles says so.
+        # Damaged or incomplete, which the reader of all other bundles says.
         return False
 
 
 def read(path: Path, source: str, selection: str) -> Weights:
-    """Opens the network within the objects that were saved.
+    """Opens the network among the saved objects.
 
-    A single Dense layer whose kernel is `[features, classes]` becomes the logits, if the network
-    has none and nothing else with variables stands beside it: bundles do not tell what
-    layers without variables do, so it is taken to be directly on the features, dropout aside.
-    Any other layer is left out by name, and the network is a feature vector.
+    A single Dense layer with the kernel `[features, classes]` becomes the logits, if the network
+    has none and no other layer outside it has variables. Bundles do not describe layers without
+    variables, so the Dense layer is assumed to follow the features directly, or after dropout.
+    Otherwise the layers outside are left out and listed, and the network is a feature vector.
 
     Args:
-      path: Of which `recognises` is true.
-      source: What the user called it.
+      path: A path that `recognises` accepts.
+      source: The path as the user named it.
       selection: `"averages"` is refused: there are none beside the variables.
 
     Raises:
-      WeightsError: Moving averages are asked for; or the bundle is damaged, or holds no MobileNet
+      WeightsError: Moving averages are requested; or the bundle is damaged, or holds no MobileNet
         V1 or V2, or several.
     """
     if selection == "averages":
         raise WeightsError(
-            f"{source} holds one value of each variable, and no moving averages beside it; "
-            "take the raw ones (weights: raw)"
+            f"{source} holds no moving averages of variables; take the raw variables (weights: raw)"
         )
     checkpoint = Checkpoint(bundle.find(path, source), source)
     saved = _saved(checkpoint)
@@ -94,7 +93,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
             if variable.name in keys:
                 raise WeightsError(
                     f"{source} holds several MobileNets: {variable.name} is in "
-                    f"{keys[variable.name]} and in {variable.key}; save the one alone"
+                    f"{keys[variable.name]} and in {variable.key}; save only one of them"
                 )
             keys[variable.name] = variable.key
         elif category := _category(variable, saved):
@@ -142,7 +141,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
 
 @dataclass(frozen=True)
 class _Variable:
-    """A variable of the object graph: what TensorFlow calls it, its key, its NumPy dtype."""
+    """A variable of the object graph: TensorFlow's name, key, shape and NumPy dtype."""
 
     name: str
     key: str
@@ -165,7 +164,7 @@ def _saved(checkpoint: Checkpoint) -> _Saved:
     """The variables of the object graph, and the optimizers' paths.
 
     Raises:
-      WeightsError: The graph cannot be read, or speaks of keys that are not there.
+      WeightsError: The graph cannot be read, or refers to missing keys.
     """
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
     try:
@@ -189,7 +188,7 @@ def _saved(checkpoint: Checkpoint) -> _Saved:
             )
     if missing:
         raise WeightsError(
-            f"{checkpoint.source}: the object graph speaks of variables that are not there: "
+            f"{checkpoint.source}: the object graph refers to missing variables: "
             f"{first_few(missing)}; copy or download it again"
         )
     paths = dict(_paths(graph))
@@ -225,7 +224,7 @@ def _paths(
 
 
 def _category(variable: _Variable, saved: _Saved) -> str | None:
-    """What training left behind; None for a variable that is a layer's."""
+    """The category of a variable that training left behind; None for a layer's variable."""
     if _SLOT in variable.key or any(
         variable.path.startswith(f"{path}/") for path in saved.optimizers
     ):
@@ -245,9 +244,9 @@ def _logits(
     layers: list[_Variable],
     checkpoint: Checkpoint,
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Key and Slim's shape of the logits' variables by Slim name, if a Dense layer is all there is.
+    """Key and Slim's shape of the logits' variables by Slim name, from a single Dense layer.
 
-    Empty if the network has logits of its own, or anything else stands on its features.
+    Empty if the network has logits of its own, or if other layers have variables.
     """
     scope = architecture.scope(family)
     logits = f"{scope}/Logits/Conv2d_1c_1x1"
@@ -283,8 +282,8 @@ def _file(folder: Path) -> Path:
 def _image_size(folder: Path, source: str) -> int | None:
     """Height and width in pixels, if the signatures or else the traced functions fix one size.
 
-    Published TF2 modules of a fixed size trace their function at it, and ours do so first of all;
-    `serving_default` tells how a Keras model was built.
+    Published TF2 modules of a fixed size trace their function at it, and ours trace it first; for a
+    Keras model `serving_default` has the size that it was built with.
 
     Raises:
       WeightsError: The SavedModel cannot be parsed.
@@ -326,11 +325,11 @@ def _square(shape: list[int]) -> set[int]:
 
 
 def _class_names(folder: Path, classes: int) -> tuple[str, ...] | None:
-    """The lines of the one asset that has as many as there are classes; None without one."""
+    """The lines of the only asset with one line per class; None without one."""
     assets = folder / "assets"
     found = []
     for path in sorted(assets.iterdir()) if assets.is_dir() else ():
-        # Names take some bytes each; whatever is much longer is something else.
+        # A file of names takes some bytes per class; a much longer file is something else.
         if not path.is_file() or path.stat().st_size > 1000 * classes:
             continue
         try:

@@ -131,7 +131,7 @@ def test_the_others_are_fetched(checkpoints, conversions, fetched):
     url = archives()["mobilenet_v1_025_128"].url
     assert found["mobilenet_v1_025_128"] == f"TF-Slim archive, {url}"
     assert found["mobilenet_v1_025_192"] == (
-        f"--checkpoints, {checkpoints / 'mobilenet_v1_0.25_192.tgz'}"
+        f"own folder, {checkpoints / 'mobilenet_v1_0.25_192.tgz'}"
     )
 
 
@@ -158,7 +158,7 @@ def test_the_next_source_is_taken_where_one_cannot_be_read(
 
     def pick(source, output, variant):
         if not source.endswith(".h5"):
-            raise batch._UnreadableError(f"{source} is no checkpoint")
+            raise batch._UnreadableError(f"{source} is not a checkpoint")
         return convert(source, output, variant)
 
     monkeypatch.setattr(batch, "_convert", pick)
@@ -167,11 +167,11 @@ def test_the_next_source_is_taken_where_one_cannot_be_read(
     fetched[1].remove("keras.applications file")
     ((status, detail),) = run(None, only=name, offline=False, output=Path("models")).values()
     assert status == "missing"
-    assert "TF-Slim archive: cache/mobilenet_v1_0.25_128.tgz is no checkpoint; TF2 Hub" in detail
+    assert "TF-Slim archive: cache/mobilenet_v1_0.25_128.tgz is not a checkpoint; TF2 Hub" in detail
     # A checkpoint of the user's own is what they mean.
     name = "mobilenet_v1_025_192"
     ((status, detail),) = run(checkpoints, only=name, offline=False).values()
-    assert (status, "is no checkpoint" in detail) == ("failed", True)
+    assert (status, "is not a checkpoint" in detail) == ("failed", True)
 
 
 def test_nothing_to_be_had_is_one_outcome(checkpoints, conversions, fetched):

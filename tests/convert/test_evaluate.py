@@ -148,8 +148,8 @@ class TestLabelled:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("490\n361\n", "'490' is no synset; expected one synset a line"),
-            ("n01440764 1\n", "'1' is no synset"),
+            ("490\n361\n", "'490' is not a synset; expected one synset per line"),
+            ("n01440764 1\n", "'1' is not a synset"),
             ("n01440764\nn01440765\n", "2 synsets: only all 1000"),
             ("", "0 synsets: only all 1000"),
         ],
@@ -256,7 +256,7 @@ def test_crop(
 
 
 def test_errors(brightness: Path, pictures: Path, module: Callable, tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=one_line("no folder .*absent")):
+    with pytest.raises(ConvertError, match=one_line("absent: no such folder")):
         evaluate(tmp_path / "absent", pictures)
     with pytest.raises(ConvertError, match=one_line("feature vector: evaluate its classification")):
         evaluate(module("mobilenet_v1"), pictures)

@@ -55,7 +55,7 @@ def replaced_by_another(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), "no folder"),
+        (lambda folder: shutil.rmtree(folder), "no such folder"),
         (lambda folder: shutil.rmtree(folder / "variables"), "is not a module that can be loaded"),
         (lambda folder: (folder / "variables/variables.index").write_bytes(b"x" * 99), "is not a"),
         (replaced_by_another, "was not written by mobilenets"),

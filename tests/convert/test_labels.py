@@ -86,7 +86,7 @@ def test_crane_twice_elsewhere_is_refused(tmp_path: Path) -> None:
         ),
         (
             "1:a\n2:b\n3:c\n",
-            ": index 3 on line 3, but none is 0; number the classes from 0 to 2, each once",
+            ": index 3 on line 3, but 0 is missing; number the classes from 0 to 2, each once",
         ),
         (b"caf\xe9\nb\nc\n", " cannot be read: 'utf-8' codec can't decode byte 0xe9 in position 3"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_hub as hub
+from tiers import first_fast
 
 from convert.conversion import convert, verify_module
 from convert.export import bundle
@@ -31,13 +32,19 @@ def written(folder: Path, variant: Variant, values: dict[str, np.ndarray]) -> Pa
     return path
 
 
-def test_conversion(values: dict[str, np.ndarray], tmp_path: Path, random_images: Callable) -> None:
+@pytest.mark.parametrize(
+    "kinds", first_fast([["classification"], ["feature_vector", "classification"]]), ids="-".join
+)
+def test_conversion(
+    kinds: list[str], values: dict[str, np.ndarray], tmp_path: Path, random_images: Callable
+) -> None:
     source = written(tmp_path, QUANTIZED, values)
-    done = convert(source, tmp_path / "models")
+    done = convert(source, tmp_path / "models", kinds=kinds)
     folder = tmp_path / "models" / "mobilenet_v1_025_64" / "quantops"
-    assert sorted(path.name for path in folder.iterdir()) == ["classification", "feature_vector"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(kinds)
     images = random_images(3, 64)
-    for conversion, classes in zip(done, (None, 7), strict=True):
+    for conversion, kind in zip(done, kinds, strict=True):
+        classes = 7 if kind == "classification" else None
         assert conversion.parity["variables"] == 243 + 6 * (classes is not None)
         assert "contrib.quantize" in conversion.parity["reference"]
         assert conversion.parity["largest_output"] > 1

@@ -228,7 +228,7 @@ def test_a_folder_of_modules_names_them(module: Callable[..., Path], tmp_path: P
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     for absent in ("absent", "absent.tar.gz", "absent.ckpt"):
-        with pytest.raises(FileNotFoundError, match=one_line(re.escape(f"/{absent}, "))):
+        with pytest.raises(FileNotFoundError, match=one_line(re.escape(f"/{absent}: "))):
             mobilenets.load(tmp_path / absent)
     broken = tmp_path / "broken.tgz"
     broken.write_bytes(os.urandom(100))
@@ -238,7 +238,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=one_line(r"holds no checkpoint.*hub\.KerasLayer")):
         mobilenets.load(tmp_path / "empty")
     (tmp_path / "note.txt").write_text("hello")
-    with pytest.raises(WeightsError, match=one_line(r"note\.txt is no checkpoint")):
+    with pytest.raises(WeightsError, match=one_line(r"note\.txt is not a checkpoint")):
         mobilenets.load(tmp_path / "note.txt")
 
 

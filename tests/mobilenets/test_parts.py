@@ -127,7 +127,7 @@ STATES = [
 
 
 def each_with_each() -> Iterator[Any]:
-    """Fast: every way with one state, and every state with the quickest way."""
+    """Fast: every way with one state, and the other states with the quickest way."""
     for state, way in itertools.product(STATES, WAYS):
         fast = state is thawed_statistics_of_frozen_block or way == "json"
         name = f"{state.__name__}-{way}"

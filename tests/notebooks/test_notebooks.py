@@ -98,7 +98,7 @@ def test_edited_cells_are_stale(tmp_path: Path, capsys: pytest.CaptureFixture[st
     edited.cells[0].source = "print('97  %'.replace('  ', ' '))"
     nbformat.write(edited, path)
     assert run.main(["--check", str(path)]) == 1
-    assert "not of these cells" in capsys.readouterr().err
+    assert "belong to other cells" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,7 @@ class TestTraining:
         assert len(seen) == 2
         assert all(0 <= accuracy <= 1 for accuracy in seen)
 
+    @pytest.mark.slow
     def test_moves_every_variable_and_does_the_same_again(
         self, trained: tuple[mobilenets.MobileNet, list[float]]
     ) -> None:

@@ -57,7 +57,7 @@ class TestWrite:
 
     def test_a_file_where_the_folder_should_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        with refused("cannot write .*file/model.ckpt: .*choose a folder", ConvertError):
+        with refused("cannot write .*file/model.ckpt: .*choose a writable folder", ConvertError):
             write(tmp_path / "file" / "model.ckpt", {"a": np.zeros(1)})
         assert os.listdir(tmp_path) == ["file"]
 

@@ -242,7 +242,10 @@ def test_equal_biases_are_not_mixed_up(random_images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"precision": "int8", "images": np.zeros((0, SIZE, SIZE, 3))}, "refuses to guess"),
+        (
+            {"precision": "int8", "images": np.zeros((0, SIZE, SIZE, 3))},
+            "needs images to calibrate",
+        ),
         ({"precision": "int8", "images": np.zeros((1, 32, 32, 3))}, r"must be \[number, 64, 64, 3"),
         ({"precision": "uint8"}, "precision must be one of float32, float16"),
         ({"precision": "int8", "interface": "int16"}, "interface must be one of float32, uint8"),
@@ -433,7 +436,7 @@ class TestCommandLine:
         assert "uint8 96 px" in out
         assert "Compared with" in out
         assert "on 3 images" in out
-        assert f"are from 3 images in {photos[0].parent}, the same ones." in out
+        assert f"on 3 images in {photos[0].parent}, which are also compared." in out
 
     def test_json(self, run, module, photos, tmp_path):
         code, out, _ = run(
@@ -449,8 +452,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--precision", "uint8"), "is a float module: uint8 models are made of quantops"),
-            (("--precision", "int8"), "those the model will see (--images DIR)"),
+            (("--precision", "uint8"), "is a float module, and only quantops modules become uint8"),
+            (("--precision", "int8"), "those that the model will see (--images DIR)"),
             (("--precision", "int8", "--images", "{tmp}/no"), "/no: no such folder (--images DIR)"),
             (("--precision", "int8", "--images", "{tmp}/none"), "/none: no .bmp, .gif, .jpeg"),
             (("--precision", "int8", "--images", "{tmp}/bad"), "cannot load 1 of 1 images: "),
@@ -458,10 +461,13 @@ class TestCommandLine:
             (("--report", "{tmp}/bad"), "cannot load 1 of 1 images: "),
             (
                 ("--input-output", "int8"),
-                "int8 in and out is for precision int8, not for float32 (--input-output)",
+                "int8 input and output need precision int8, not float32 (--input-output)",
             ),
             (("--image-size", "0"), "32 pixels or more; got 0 (--image-size PIXELS)"),
-            (("--images", "{tmp}/bad"), "--images is for --precision int8, or to compare on"),
+            (
+                ("--images", "{tmp}/bad"),
+                "--images needs --precision int8 (to calibrate) or --report",
+            ),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
     )
@@ -481,7 +487,7 @@ class TestCommandLine:
     def test_no_module(self, run, tmp_path):
         code, _, err = run(tmp_path / "absent", "--output", tmp_path / "m.tflite")
         assert (code, err.count("\n")) == (2, 1)
-        assert "no folder" in err
+        assert "no such folder" in err
 
     @pytest.fixture
     def quantops(self, tmp_path):

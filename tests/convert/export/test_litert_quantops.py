@@ -248,7 +248,7 @@ HEADS: dict[str, list[Callable]] = {
     ("world", "head"),
     [
         slow("native", "hidden"),
-        ("tf_keras", "dense"),
+        slow("tf_keras", "dense"),
         slow("tf_keras", "hidden"),
         *(slow("native", head) for head in HEADS if head != "hidden"),
     ],
@@ -484,7 +484,7 @@ class TestRefused:
     def test_no_size(self, quantized: Callable) -> None:
         inputs = keras.Input((None, None, 3))
         model = keras.Model(inputs, quantized(None)(inputs))
-        with pytest.raises(ConvertError, match="does not say its image size"):
+        with pytest.raises(ConvertError, match="has no fixed image size"):
             integer_model(model)
         assert tuple(Running(integer_model(model, image_size=96)).input["shape"]) == (1, 96, 96, 3)
 
@@ -504,11 +504,11 @@ class TestRefused:
         (tmp_path / "empty").mkdir()
         (tmp_path / "model.keras").write_bytes(b"no zip")
         source, message = {
-            "absent": (tmp_path / "absent", "no folder"),
+            "absent": (tmp_path / "absent", "no such folder"),
             "no file": (tmp_path / "absent.keras", "absent.keras: no such file"),
             "empty": (tmp_path / "empty", "was not written by mobilenets.save"),
             "keras": (tmp_path / "model.keras", "cannot be loaded: "),
-            "object": (3, "expected a model or where one is saved, got int"),
+            "object": (3, "expected a model or a path, got int"),
         }[kind]
         with pytest.raises(ConvertError, match=message) as error:
             integer_model(source)

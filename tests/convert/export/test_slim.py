@@ -118,5 +118,5 @@ def test_a_command_that_fails(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert "no folder" in error
+    assert "no such folder" in error
     assert not any(tmp_path.iterdir())

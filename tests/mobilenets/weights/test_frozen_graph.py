@@ -50,7 +50,7 @@ class TestFrozenGraph:
     )
     def test_what_only_begins_alike(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "notes").write_bytes(content)
-        with refused("notes is no checkpoint; expected"):
+        with refused("notes is not a checkpoint; expected"):
             weights.open(tmp_path / "notes").__enter__()
 
     def test_v2(self, tmp_path: Path) -> None:
@@ -148,13 +148,13 @@ class TestErrors:
     )
     def test_a_pb_that_is_no_graph(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "frozen.pb").write_bytes(content)
-        with refused(r"frozen\.pb is no GraphDef, or is damaged"):
+        with refused(r"frozen\.pb is damaged or not a GraphDef"):
             weights.open(tmp_path / "frozen.pb").__enter__()
 
     def test_truncated(self, tmp_path: Path) -> None:
         path = frozen_graph(tmp_path / "frozen", network("mobilenet_v1", 0.25))
         path.write_bytes(path.read_bytes()[:-100])
-        with refused("is no GraphDef, or is damaged"):
+        with refused("is damaged or not a GraphDef"):
             weights.open(path).__enter__()
 
     def test_a_saved_models_graph(self, module: Callable[..., Path]) -> None:
@@ -168,7 +168,7 @@ class TestErrors:
 
     def test_v3(self, tmp_path: Path) -> None:
         path = frozen_graph(tmp_path / "frozen.pb", constants(["MobilenetV3/Conv/weights"]))
-        with refused("this is MobileNet V3; V1 and V2 are read"):
+        with refused("this is MobileNet V3; only V1 and V2 are supported"):
             weights.open(path).__enter__()
 
     def test_folded_batch_norms(self, tmp_path: Path) -> None:
@@ -222,26 +222,29 @@ class TestErrors:
         path.write_bytes(graph.SerializeToString())
         with (
             weights.open(path) as found,
-            refused("Conv2d_0/weights has not as many bytes as its shape needs"),
+            refused("Conv2d_0/weights does not fit its dtype and shape"),
         ):
             found.values(V1)
         node.attr["value"].tensor.dtype = 9999
         path.write_bytes(graph.SerializeToString())
-        with weights.open(path) as found, refused("Conv2d_0/weights has not as many bytes"):
+        with (
+            weights.open(path) as found,
+            refused("Conv2d_0/weights does not fit its dtype"),
+        ):
             found.values(V1)
 
     @pytest.mark.parametrize("name", ["model.tflite", "model.bin"])
     def test_lite_is_not_read_back(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
         with refused(
-            f"{name} is a LiteRT model, which is not read back .*: "
+            f"{name} is a LiteRT model, which cannot be read back .*: "
             "use the checkpoint or the SavedModel that it was made from"
         ):
             weights.open(tmp_path / name).__enter__()
 
     def test_googles_own_lite(self, reference_data: Path) -> None:
         (path,) = (reference_data / "checkpoints_2018").rglob("*.tflite")
-        with refused("is a LiteRT model, which is not read back"):
+        with refused("is a LiteRT model, which cannot be read back"):
             mobilenets.load(path)
 
 

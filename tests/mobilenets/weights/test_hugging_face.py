@@ -106,7 +106,7 @@ class TestTransformers:
 
     def test_nothing_says_the_size(self, tmp_path: Path) -> None:
         folder = hugging_face(tmp_path / "model", network("mobilenet_v1", 0.25))
-        with weights.open(folder) as found, refused("nothing says which image size"):
+        with weights.open(folder) as found, refused("its image size is unknown"):
             found.variant()
 
 
@@ -163,14 +163,17 @@ class TestConfiguration:
         [
             ({"model_type": "resnet"}, "model_type of config.json is 'resnet': expected"),
             ({"model_type": None}, "model_type of config.json is not given: expected"),
-            ({"model_type": "mobilenet_v3"}, "this is MobileNet V3; V1 and V2 are read"),
+            ({"model_type": "mobilenet_v3"}, "this is MobileNet V3; only V1 and V2 are supported"),
             (
                 {"model_type": None, "architecture": "mobilenetv3_large_100"},
-                "this is MobileNet V3; V1 and V2 are read",
+                "this is MobileNet V3; only V1 and V2 are supported",
             ),
             ({"image_size": 16}, "image_size of config.json is 16"),
             ({"image_size": "96"}, 'image_size of config.json is "96"'),
-            ({"id2label": {"0": "a", "1": "b"}}, "names 2 classes in id2label, not those from 0"),
+            (
+                {"id2label": {"0": "a", "1": "b"}},
+                "names 2 classes in id2label, but the classifier has",
+            ),
             ({"id2label": ["a", "b", "c"]}, "names no classes in id2label"),
         ],
     )
@@ -185,7 +188,7 @@ class TestConfiguration:
     def test_no_json(self, tmp_path: Path, content: str) -> None:
         folder = hugging_face(tmp_path / "model", network("mobilenet_v1", 0.25))
         (folder / "config.json").write_text(content, errors="surrogateescape")
-        with refused(r"config\.json (is no JSON file|holds no JSON object)"):
+        with refused(r"config\.json (is not a JSON file|holds no JSON object)"):
             weights.open(folder).__enter__()
 
     def test_no_configuration(self, tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ class TestConfiguration:
 
     def test_averages_cannot_be_given(self, tmp_path: Path) -> None:
         folder = hugging_face(tmp_path / "model", network("mobilenet_v2", 0.35))
-        with refused("holds one value of each variable"):
+        with refused("holds no moving averages of variables; take the raw"):
             weights.open(folder, "averages").__enter__()
 
 
@@ -289,7 +292,7 @@ class TestForgedFiles:
     @pytest.mark.parametrize(
         ("key", "value", "message"),
         [
-            ("data_offsets", [0, 1 << 60], "ends behind the end of the file"),
+            ("data_offsets", [0, 1 << 60], "ends after the end of the file"),
             ("data_offsets", [-8, 856], "has no data_offsets"),
             ("data_offsets", [864, 0], "has no data_offsets"),
             ("data_offsets", [0], "has no data_offsets"),
@@ -308,7 +311,7 @@ class TestForgedFiles:
     )
     def test_a_tensors_entry(self, folder: Path, key: str, value: object, message: str) -> None:
         self.forge(folder, lambda header: header[self.FIRST].__setitem__(key, value))
-        with refused(rf"model\.safetensors is damaged or no safetensors file: .*({message})"):
+        with refused(rf"model\.safetensors is damaged or not a safetensors file: .*({message})"):
             weights.open(folder).__enter__()
 
     def test_two_tensors_of_the_same_bytes(self, folder: Path) -> None:
@@ -333,21 +336,21 @@ class TestForgedFiles:
             (b"\x02\0\0\0", "its header is longer than the file"),
             (b"\xff" * 8 + b"{}", "its header is longer than the file"),
             (b"\x03\0\0\0\0\0\0\0{}", "its header is longer than the file"),
-            (b"\x02\0\0\0\0\0\0\0{a", "its header is no JSON"),
-            (b"\x02\0\0\0\0\0\0\0[]", "its header is no JSON object"),
+            (b"\x02\0\0\0\0\0\0\0{a", "its header is not JSON"),
+            (b"\x02\0\0\0\0\0\0\0[]", "its header is not a JSON object"),
             (b"\x02\0\0\0\0\0\0\0{}more", "bytes follow the last tensor"),
-            ((100_000).to_bytes(8, "little") + b"[" * 100_000, "its header is no JSON"),
+            ((100_000).to_bytes(8, "little") + b"[" * 100_000, "its header is not JSON"),
         ],
     )
     def test_the_header(self, folder: Path, content: bytes, message: str) -> None:
         (folder / SPECIAL).write_bytes(content)
-        with refused(rf"model\.safetensors is damaged or no safetensors file: {message}"):
+        with refused(rf"model\.safetensors is damaged or not a safetensors file: {message}"):
             weights.open(folder).__enter__()
 
     def test_truncated(self, folder: Path) -> None:
         content = (folder / SPECIAL).read_bytes()
         (folder / SPECIAL).write_bytes(content[:-4])
-        with refused("ends behind the end of the file"):
+        with refused("ends after the end of the file"):
             weights.open(folder).__enter__()
 
     def test_truncated_while_it_is_open(self, folder: Path) -> None:

@@ -74,7 +74,7 @@ class TestIdentify:
     def test_other_folders_names_do_not_count(self, tmp_path: Path, place: str) -> None:
         prefix = written((tmp_path / place).parent, "model.ckpt", V1_QUARTER)
         for source in (prefix, prefix.parent):
-            with refused("nothing says which image size .* give that, or the variant"):
+            with refused("its image size is unknown: give the image size or the variant"):
                 identified(source)
 
     @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ class TestIdentify:
 
     def test_two_image_sizes(self, tmp_path: Path) -> None:
         prefix = written(tmp_path, "model.ckpt", V1_QUARTER)
-        with refused("mobilenet_v1_025_64 says 64 pixels, the image size 96: give one"):
+        with refused("mobilenet_v1_025_64 has 64 pixels, but the image size is 96: give only one"):
             identified(prefix, variant="mobilenet_v1_025_64", image_size=96)
 
     @pytest.mark.parametrize("size", [16, 0, -1])

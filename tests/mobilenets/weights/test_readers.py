@@ -172,12 +172,15 @@ class TestOpenSource:
     def test_damaged_index(self, model: Path, damage) -> None:
         index = Path(f"{model}{INDEX}")
         index.write_bytes(damage(index.read_bytes()))
-        with refused(r"model\.ckpt-20\.index is damaged or no checkpoint's"), weights.open(model):
+        with (
+            refused(r"model\.ckpt-20\.index is damaged or not a checkpoint's"),
+            weights.open(model),
+        ):
             pass
 
     def test_a_file_that_is_no_checkpoint(self, tmp_path: Path) -> None:
         (tmp_path / "notes.bin").write_bytes(b"a graph")
-        with refused("notes.bin is no checkpoint"), weights.open(tmp_path / "notes.bin"):
+        with refused("notes.bin is not a checkpoint"), weights.open(tmp_path / "notes.bin"):
             pass
 
     @pytest.mark.parametrize("within", [".", "run", "a/b"])

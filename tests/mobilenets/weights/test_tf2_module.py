@@ -66,7 +66,7 @@ class TestHubModules:
         folder = hub_module(tmp_path / "module", network("mobilenet_v1", 0.25), size)
         with weights.open(folder) as found:
             assert found.image_size is None
-            with refused("nothing says which image size"):
+            with refused("its image size is unknown"):
                 found.variant()
         assert mobilenets.load(folder).variant.image_size == 224
         named = folder.rename(folder.with_name("mobilenet_v1_0.25_160"))
@@ -275,7 +275,7 @@ class TestFineTuned:
 class TestErrors:
     def test_averages_cannot_be_given(self, module: Callable[..., Path]) -> None:
         with (
-            refused("holds one value of each variable, and no moving averages"),
+            refused("holds no moving averages of variables; take the raw"),
             weights.open(module("mobilenet_v2"), "averages"),
         ):
             pass
@@ -307,17 +307,17 @@ class TestErrors:
 
     def test_v3(self, tmp_path: Path) -> None:
         values = constants(["MobilenetV3/Conv/weights", "MobilenetV3/Conv/BatchNorm/gamma"])
-        with refused("this is MobileNet V3; V1 and V2 are read"):
+        with refused("this is MobileNet V3; only V1 and V2 are supported"):
             weights.open(hub_module(tmp_path / "module", values)).__enter__()
 
     def test_v3_of_keras_applications(self, tmp_path: Path) -> None:
         values = constants(["Conv/kernel", "expanded_conv/squeeze_excite/Conv/kernel"])
-        with refused("this is MobileNet V3; V1 and V2 are read"):
+        with refused("this is MobileNet V3; only V1 and V2 are supported"):
             weights.open(hub_module(tmp_path / "module", values)).__enter__()
 
     def test_v3_of_slim(self, tmp_path: Path) -> None:
         path = written(tmp_path, "m.ckpt", constants(["MobilenetV3/Conv/weights"]))
-        with refused("this is MobileNet V3; V1 and V2 are read"):
+        with refused("this is MobileNet V3; only V1 and V2 are supported"):
             weights.open(path).__enter__()
 
     def test_no_mobilenet(self, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ class TestErrors:
         graph = trackable_object_graph_pb2.TrackableObjectGraph()
         graph.nodes.add().attributes.add(name="VARIABLE_VALUE", checkpoint_key=f"x{KEY}")
         values = {tf2_module._OBJECT_GRAPH: np.array(graph.SerializeToString(), object)}
-        with refused(f"speaks of variables that are not there: x{KEY}"):
+        with refused(f"refers to missing variables: x{KEY}"):
             weights.open(written(tmp_path, "ckpt", values)).__enter__()
 
     @pytest.mark.parametrize("nodes", [0, 1])
