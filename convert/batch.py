@@ -6,7 +6,7 @@ import concurrent.futures
 import fnmatch
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -17,7 +17,8 @@ from . import light  # noqa: F401  # before the library, in the processes that c
 # isort: split
 from mobilenets.errors import MobileNetError
 from mobilenets.fetching import MIRROR, fetch, sources
-from mobilenets.published import Source, archives, by_hand
+from mobilenets.names import reason
+from mobilenets.published import KINDS, Source, archives, by_hand
 
 from .errors import ConvertError
 
@@ -28,6 +29,8 @@ __all__ = ["Outcome", "convert_all", "matching"]
 _Modules = list[tuple[bool, float | None]]
 # The description of a source in the user's own folder.
 _OWN = "own folder"
+# Weights with logits make both modules.
+_FOR_BOTH = "classification"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Outcome:
     Attributes:
       variant: Hub name.
       status: `"converted"`, `"unchanged"` (converted before from the same checkpoint),
-        `"missing"` (no checkpoint, none fetched) or `"failed"`.
+        `"fetched"` (a mirror's modules, as they are), `"missing"` (no checkpoint, none fetched) or
+        `"failed"`.
       detail: The largest difference to the reference, or the error.
       origin: The source of the modules and its URL or path; empty without modules.
     """
@@ -50,7 +54,7 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether the variant's modules exist."""
-        return self.status in ("converted", "unchanged")
+        return self.status in ("converted", "fetched", "unchanged")
 
 
 def matching(pattern: str | None) -> list[str]:
@@ -82,7 +86,13 @@ class _Attempt:
 
     @property
     def origin(self) -> str:
-        return f"{self.source.what}, {self.source.url}" if self.source else ""
+        if self.source is None:
+            return ""
+        url = self.source.url
+        if self.source.what == MIRROR:
+            # The folder of both kinds.
+            url = url.rsplit("/", 2)[0]
+        return f"{self.source.what}, {url}"
 
 
 def convert_all(
@@ -100,8 +110,8 @@ def convert_all(
     Args:
       checkpoints: Folder to search first for `<slim name>/`, `<slim name>.tgz` or
         `<slim name>.ckpt.index`; None for no folder. The other checkpoints come from the cache, or
-        from the first source of `published.toml` that has them. A mirror is left out: it holds
-        modules, which need no conversion.
+        from the first source of `published.toml` that has them. A mirror holds modules: they are
+        checked and copied unchanged if it has both kinds.
       output: Folder of modules.
       only: Glob over hub names; None takes all.
       jobs: Number of parallel conversions, 1 or more.
@@ -128,11 +138,17 @@ def convert_all(
         for source in attempt.sources:
             attempt.source = source
             try:
-                path = _obtained(source, attempt.name, offline, on_download)
+                files = {
+                    kind: str(_obtained(each, attempt.name, offline, on_download))
+                    for kind, each in _needed(source, attempt.name).items()
+                }
             except MobileNetError as error:
                 attempt.failures.append(f"{source.what}: {error}")
                 continue
-            task = functools.partial(_convert, str(path), str(output), attempt.name)
+            if source.what == MIRROR:
+                task = functools.partial(_place, files, str(output), attempt.name)
+            else:
+                task = functools.partial(_convert, files[_FOR_BOTH], str(output), attempt.name)
             try:
                 future = pool.submit(task)
             except BrokenProcessPool:
@@ -150,7 +166,7 @@ def convert_all(
             checkpoints, attempt.name
         ):
             assert attempt.source is not None
-            attempt.failures.append(f"{attempt.source.what}: {str(error).splitlines()[0]}")
+            attempt.failures.append(f"{attempt.source.what}: {reason(error)}")
             advance(attempt)
         else:
             settle(_outcome(attempt, future))
@@ -160,7 +176,7 @@ def convert_all(
             for future in [future for future in running if future.done()]:
                 finish(future)
             own = _own(checkpoints, name)
-            found = [own] if own else _sources(name)
+            found = [own] if own else sources(name, _FOR_BOTH)
             advance(_Attempt(name, iter(found)))
         while running:
             done, _ = concurrent.futures.wait(
@@ -173,9 +189,11 @@ def convert_all(
     return [outcomes[name] for name in names]
 
 
-def _sources(name: str) -> list[Source]:
-    # Weights with logits serve for both modules.
-    return [source for source in sources(name, "classification") if source.what != MIRROR]
+def _needed(source: Source, name: str) -> dict[str, Source]:
+    """What has to be there, by kind: of a mirror the modules, of others what serves for both."""
+    if source.what != MIRROR:
+        return {_FOR_BOTH: source}
+    return {kind: each for kind in KINDS for each in sources(name, kind) if each.what == MIRROR}
 
 
 def _obtained(
@@ -228,6 +246,24 @@ def _convert(source: str, output: str, variant: str) -> _Modules:
         raise _UnreadableError(str(error)) from error
 
 
+def _place(files: Mapping[str, str], output: str, variant: str) -> _Modules:
+    """The same of a mirror's modules."""
+    from . import quiet  # noqa: F401  # before anything loads TensorFlow
+
+    # isort: split
+    from .conversion import place
+
+    try:
+        return [
+            (done.written, done.parity.get("largest_difference"))
+            for done in place(files, output, variant)
+        ]
+    except ConvertError:
+        raise
+    except (MobileNetError, OSError) as error:
+        raise _UnreadableError(reason(error)) from error
+
+
 def _outcome(attempt: _Attempt, future: Future[_Modules]) -> Outcome:
     name = attempt.name
     try:
@@ -238,7 +274,8 @@ def _outcome(attempt: _Attempt, future: Future[_Modules]) -> Outcome:
         return Outcome(name, "failed", "the converting process died, perhaps for lack of memory")
     except Exception as error:
         return Outcome(name, "failed", f"{type(error).__name__}: {error}")
-    status = "converted" if any(written for written, _ in modules) else "unchanged"
+    made = "fetched" if attempt.source and attempt.source.what == MIRROR else "converted"
+    status = made if any(written for written, _ in modules) else "unchanged"
     differences = [difference for _, difference in modules if difference is not None]
     detail = f"{max(differences):.1e}" if differences else "not compared"
     return Outcome(name, status, detail, attempt.origin)

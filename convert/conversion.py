@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mobilenets import MobileNet, Variant, save
+from mobilenets import MobileNet, Variant, fetching, save
+from mobilenets.loading import check_module
 from mobilenets.saved_model import FORMAT
 from mobilenets.weights import mapping
 from mobilenets.weights import open as open_weights
@@ -24,9 +26,11 @@ from .choices import KINDS
 from .errors import ConvertError
 from .labels import read_labels
 
-__all__ = ["KINDS", "Conversion", "convert", "verify_module"]
+__all__ = ["KINDS", "Conversion", "convert", "place", "verify_module"]
 
 PARITY = "parity.json"
+# What it says of a module's making.
+_MADE_FROM = ("format", "source", "fingerprint", "variant", "weights", "kind", "class_names")
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,74 @@ def convert(
         return conversions
 
 
+def place(
+    archives: Mapping[str, str | os.PathLike[str]], output: str | os.PathLike[str], variant: str
+) -> list[Conversion]:
+    """Puts modules that were converted elsewhere to `output/<hub name>/<kind>`, as they are.
+
+    Args:
+      archives: For each kind the archive of the module.
+      output: Folder of modules; made if absent.
+      variant: Hub name.
+
+    Raises:
+      ConvertError: There is another module already, and nothing was put there; or the folder
+        cannot be written.
+      MobileNetError: An archive holds another module or none; nothing was put there.
+    """
+    for kind, archive in archives.items():
+        check_module(archive, variant, kind)
+    known = {}
+    for kind, archive in archives.items():
+        directory = Path(output) / variant / kind
+        with fetching.local(archive) as folder:
+            known[kind] = _parity(folder), _is_there(folder, directory)
+    for kind, archive in archives.items():
+        if not known[kind][1]:
+            try:
+                fetching.unpacked(archive, Path(output) / variant / kind)
+            except fetching.FetchError as error:
+                raise ConvertError(str(error)) from error
+    return [
+        Conversion(variant, kind, str(Path(output) / variant / kind), not there, parity)
+        for kind, (parity, there) in known.items()
+    ]
+
+
+def _is_there(module: Path, directory: Path) -> bool:
+    """Whether a module is there already; an error if another one is."""
+    if parity := _parity(module):
+        return _already(directory, {key: parity.get(key) for key in _MADE_FROM}) is not None
+    if not directory.exists() or not any(directory.iterdir()):
+        return False
+    if _contents(module) != _contents(directory):
+        raise ConvertError(
+            f"{directory} holds something else than the mirror's module: remove it or choose "
+            "another output folder"
+        )
+    return True
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """The hash of each file in a folder by its path there."""
+    hashes = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[path.relative_to(folder).as_posix()] = digest
+    return hashes
+
+
+def _parity(directory: Path) -> dict[str, Any]:
+    """What the module's `parity.json` says; nothing if there is none that can be read."""
+    try:
+        parity = json.loads((directory / PARITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return parity if isinstance(parity, dict) else {}
+
+
 def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     """The parity of an existing module; None without one, or if its format is another.
 
@@ -134,10 +206,7 @@ def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | 
     """
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return None
-    try:
-        parity = json.loads((directory / PARITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        parity = {}
+    parity = _parity(directory)
     # The same checkpoint may have another path now.
     differing = {key for key, value in made_from.items() if parity.get(key) != value} - {"source"}
     if not differing:

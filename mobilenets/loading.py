@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
-from mobilenets import fetching, published, saved_model, weights
+from mobilenets import fetching, names, saved_model, weights
 from mobilenets.errors import MobileNetError
 from mobilenets.model import MobileNet
-from mobilenets.variants import Variant, kind_of
-from mobilenets.weights import WeightsError, mapping
+from mobilenets.names import NotFoundError
+from mobilenets.variants import Variant
+from mobilenets.weights import NoMobileNetError, mapping
 
 __all__ = ["NotFoundError", "load", "module"]
-
-
-class NotFoundError(MobileNetError, FileNotFoundError):
-    """No file and no published variant has this name."""
-
 
 # Any size works; this one is the papers', and the most frequent among the published networks.
 _IMAGE_SIZE = 224
@@ -46,8 +40,9 @@ def load(
     Args:
       source: The name of a published variant, see below; the module's folder; a file of weights, a
         checkpoint's prefix (`run/model.ckpt-1450000`), or a folder that holds one, such as a hub
-        module; a `.tar.gz`, `.tgz` or `.tar` of any of these; or the `http(s)://` URL of a file,
-        an archive or a hub module, fetched once into the cache (`MOBILENETS_CACHE`).
+        module; a `.tar.gz`, `.tgz` or `.tar` of any of these; the `http(s)://` URL of a file, an
+        archive or a hub module, fetched once into the cache (`MOBILENETS_CACHE`); or a Hugging
+        Face repository, `hf://google/mobilenet_v2_1.0_224`.
       variant: The network of the weights, e.g. `"mobilenet_v2_035_96"`; not allowed with a name.
         None infers it from the names of the file, the archive and the folder, or from the shapes;
         an unknown image size becomes 224.
@@ -76,7 +71,7 @@ def load(
         "batch_norm_momentum": batch_norm_momentum,
         "activation_range_momentum": activation_range_momentum,
     }
-    if named := _named(source):
+    if named := names.parse(source):
         if variant is not None:
             raise MobileNetError(f"{source} is a name already: leave the variant out")
         name, kind = named
@@ -123,7 +118,7 @@ def module(name: str) -> str:
       OSError: No place has the weights, or the cache cannot be written.
       MobileNetError: As `load` does.
     """
-    found = _named(name)
+    found = names.parse(name)
     if found is None:
         if saved_model.is_module(name):
             return os.fspath(name)
@@ -145,11 +140,8 @@ def _mirrored(variant: str, kind: str, target: Path) -> bool:
         if source.what == fetching.MIRROR:
             try:
                 archive = fetching.fetch(source)
-                with fetching.local(archive) as folder:
-                    # Checked before it moves into place.
-                    model = saved_model.read(folder) if saved_model.is_module(folder) else None
-                if model is None or _checked(model, variant, kind) is not model:
-                    return False
+                # Checked before it moves into place.
+                check_module(archive, variant, kind)
                 fetching.unpacked(archive, target)
                 return True
             except (MobileNetError, OSError):
@@ -157,53 +149,39 @@ def _mirrored(variant: str, kind: str, target: Path) -> bool:
     return False
 
 
-def _named(source: str | os.PathLike[str]) -> tuple[str, str | None] | None:
-    """Hub name and kind of a published variant, or None if the source is not meant as a name.
+def check_module(archive: str | os.PathLike[str], variant: str, kind: str) -> None:
+    """Reads the module in an archive.
+
+    Args:
+      archive: A file, see `fetching.unpack`.
+      variant: The hub's name that it shall have.
+      kind: One of `published.KINDS`, that it shall be.
 
     Raises:
-      NotFoundError: The source is meant as a name, but no published variant has it.
+      MobileNetError: It is none that `save` wrote, another one, or damaged.
     """
-    text = source.strip() if isinstance(source, str) else ""
-    path = Path(text)
-    # A name has no empty part, unlike a URL.
-    meant = re.match(r"google/|mobilenet[_-]v\d|[^/\\.~:][^/\\:]*/?$", text)
-    if not meant or path.exists() or any(path.parent.glob(f"{path.name}.*")):
-        return None
-    try:
-        variant = Variant.parse(text)
-    except ValueError:
-        name, reason = text, "no file, folder or published variant has this name"
-    else:
-        name = variant.name
-        if name in published.archives():
-            return name, kind_of(text)
-        reason = "this variant was never published"
-        if variant.quantized and variant.unquantized.name in published.archives():
-            reason = "this variant has no quantized form"
-            name = variant.unquantized.name
-    names = list(published.archives())
-    short = re.sub(
-        r"^google/(?:image/)?(?:imagenet/)?|/(?:feature_vector|classification).*", "", name
-    )
-    nearest = difflib.get_close_matches(short.lower(), names, n=3)
-    raise NotFoundError(
-        f"{text}: {reason}; "
-        + (f"nearest: {', '.join(nearest)}" if nearest else "mobilenets.VARIANTS holds the names")
-    )
+    with fetching.local(archive) as folder:
+        if not saved_model.is_module(folder):
+            raise MobileNetError(f"{archive} holds no module that mobilenets.save wrote")
+        try:
+            model = saved_model.read(folder)
+        except Exception as error:
+            # TensorFlow raises many unrelated exception types for damaged files.
+            reason = names.reason(error)
+            raise MobileNetError(f"{archive} holds a damaged module: {reason}") from error
+    if _checked(model, variant, kind) is not model:
+        raise MobileNetError(f"{archive} holds a classification, expected a {kind}")
 
 
 def _by_name(name: str, kind: str, options: dict[str, Any]) -> MobileNet:
     """The model of a published variant, from the first source that has it."""
-    failures = []
-    for source in fetching.sources(name, kind):
-        try:
-            model = load(fetching.fetch(source), variant=name, **options)
-            return _checked(model, name, kind)
-        except (MobileNetError, OSError) as error:
-            failures.append(f"{source.what}: {str(error).splitlines()[0]}")
-    raise fetching.FetchError(
-        f"cannot get {name}/{kind}: {'; '.join(failures)}; {published.by_hand(name, kind)}"
-    )
+
+    def model(origin: names.Origin) -> MobileNet:
+        if origin.source.what == fetching.MIRROR:
+            check_module(origin.file, name, kind)
+        return _checked(load(origin.file, variant=name, **options), name, kind)
+
+    return names.first(name, kind, model)
 
 
 def _checked(model: MobileNet, name: str, kind: str) -> MobileNet:
@@ -227,10 +205,11 @@ def _weights(path: Path, source: str | os.PathLike[str]) -> weights.Weights:
         raise FileNotFoundError(f"{source}: no such folder, archive or checkpoint")
     try:
         return weights.read(path, os.fspath(source))
-    except WeightsError as error:
+    except NoMobileNetError as error:
         if not path.is_dir():
             raise
-        raise WeightsError(
+        reason = str(error).removeprefix(f"{source} ")
+        raise NoMobileNetError(
             f"{source} was not written by mobilenets.save and holds no readable weights "
-            f"({error}); hub.KerasLayer loads other SavedModels"
+            f"({reason}); hub.KerasLayer loads other SavedModels"
         ) from error

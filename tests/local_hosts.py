@@ -17,7 +17,7 @@ import pytest
 __all__ = ["Hosts", "closed_port", "hosts", "tgz"]
 
 NAMES = ("http://download.tensorflow.org", "https://storage.googleapis.com")
-NAMES += ("https://tfhub.dev", "https://www.kaggle.com")
+NAMES += ("https://tfhub.dev", "https://www.kaggle.com", "https://huggingface.co")
 
 
 def tgz(members: dict[str, bytes] | list[tuple[tarfile.TarInfo, bytes]] | Path) -> bytes:

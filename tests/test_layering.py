@@ -25,6 +25,7 @@ ORDER = [
     "writing",
     "fetching",
     "variants",
+    "names",
     "architecture",
     "parts",
     "layers",
@@ -51,10 +52,11 @@ FETCHING: dict[str, set[str]] = {
     "cache_folder": {"urls"},
     "checks": {"archives", "errors"},
     "source_order": {"cache_folder"},
-    "files": {"archives", "cache_folder", "checks", "errors", "network", "urls"},
+    "files": {"cache_folder", "checks", "errors", "network", "urls"},
+    "user_sources": {"archives", "cache_folder", "errors", "files", "urls"},
 }
 # What `python -m convert list` needs, and a download.
-LIGHT = ["errors", "published", "writing", "fetching", "variants"]
+LIGHT = ["errors", "published", "writing", "fetching", "variants", "names"]
 
 # The one module that may touch the network.
 NETWORKING = "mobilenets/fetching/network.py"

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mobilenets import names
+
 from .. import console
 from ..choices import KINDS
 from . import _arguments
@@ -53,6 +55,8 @@ def _names() -> Sequence[str]:
 
 
 def run(options: argparse.Namespace) -> int:
+    named = names.parse(options.source)
+    kinds = options.kinds or ([named.kind] if named and named.kind else None)
     with console.status("loading TensorFlow") as status:
         from .. import quiet  # noqa: F401  # before anything loads TensorFlow
         from ..conversion import convert
@@ -62,12 +66,12 @@ def run(options: argparse.Namespace) -> int:
             options.output,
             variant=options.variant,
             image_size=options.image_size,
-            kinds=options.kinds,
+            kinds=kinds,
             weights=options.weights,
             labels=options.labels,
             report=lambda line: status.update(console.plain(line)),
         )
-    if not options.kinds and len(conversions) < len(KINDS):
+    if not kinds and len(conversions) < len(KINDS):
         console.note("The checkpoint has no logits: only a feature vector was made.")
     print_conversions(conversions, options.json)
     return 0

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import console
 from . import _arguments
 
+if TYPE_CHECKING:
+    from mobilenets.weights import Weights
+
 HELP = "show what a file of weights holds, and which of its variables would be exported"
+
+
+# What a hash is worth, by `Origin.hash_of`.
+_HASHES = {
+    "published": "the published one",
+    "SHA256SUMS": "as the mirror's SHA256SUMS says",
+    "first use": "that of the first use; none was published",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +42,15 @@ def run(options: argparse.Namespace) -> int:
             reason = None
         except weights.WeightsError as error:
             variant, reason = None, str(error)
+        sha256 = _sha256(found)
+    origin = found.origin
     if options.json:
         console.print_json(
             {
                 "source": found.source,
+                "from": origin and {"what": origin.source.what, "url": origin.source.url},
+                "sha256": sha256,
+                "hash": origin and origin.hash_of,
                 "variant": variant,
                 "num_classes": found.num_classes,
                 "exported": {
@@ -45,6 +64,11 @@ def run(options: argparse.Namespace) -> int:
         return 0
     classes = found.num_classes
     console.say("{}: {} entries", found.source, found.entries)
+    if origin:
+        console.say("from: {}, {}", origin.source.what, origin.source.url)
+    if sha256:
+        known = f" ({_HASHES[origin.hash_of]})" if origin else ""
+        console.say("sha256: {}{}", sha256, known)
     console.say("variant: {}", variant or reason or "")
     console.say("classes: {}", "none (feature vector alone)" if classes is None else classes)
     table = console.table("what", "entries>", "for example")
@@ -60,3 +84,14 @@ def run(options: argparse.Namespace) -> int:
             table.add_row(what, str(len(keys)), keys[0])
     console.print_table(table)
     return 0
+
+
+def _sha256(found: Weights) -> str | None:
+    """The hash of the file that was fetched or given; None for a folder or several files."""
+    if found.origin:
+        return found.origin.sha256
+    path = Path(found.source)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

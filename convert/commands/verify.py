@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("modules", nargs="+", type=Path, metavar="MODULE")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
         metavar="SOURCE",
         help="checkpoint to compare with (default: each module's own)",
     )

@@ -7,14 +7,16 @@ the library uses the names here.
 from mobilenets.fetching.archives import unpack, unpacked
 from mobilenets.fetching.cache_folder import cache, locked
 from mobilenets.fetching.errors import ArchiveError, FetchError
-from mobilenets.fetching.files import fetch, first_use, local
+from mobilenets.fetching.files import fetch, first_use
 from mobilenets.fetching.network import offline
 from mobilenets.fetching.source_order import MIRROR, sources
+from mobilenets.fetching.user_sources import asked_for, local
 
 __all__ = [
     "MIRROR",
     "ArchiveError",
     "FetchError",
+    "asked_for",
     "cache",
     "fetch",
     "first_use",

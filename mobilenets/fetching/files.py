@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from mobilenets.fetching import archives, cache_folder, checks, network, urls
+from mobilenets.fetching import cache_folder, checks, network, urls
 from mobilenets.fetching.errors import FetchError, not_writable, reason
 from mobilenets.published import Source
 from mobilenets.writing import written_beside
 
-__all__ = ["fetch", "first_use", "local"]
+__all__ = ["fetch", "first_use"]
 
 
 def fetch(
@@ -69,31 +68,6 @@ def fetch(
 def first_use(source: Source) -> str | None:
     """The SHA-256 that was recorded when a source without a published one was first used."""
     return None if source.sha256 else cache_folder.recorded(cache_folder.place(source.url))
-
-
-@contextlib.contextmanager
-def local(source: str | os.PathLike[str]) -> Iterator[Path]:
-    """The path where a source can be read until the context ends.
-
-    Args:
-      source: A path; a `.tar.gz`, `.tgz` or `.tar` file, which is unpacked to a temporary folder;
-        or the `http://` or `https://` URL of an archive or a file of weights, or of a TensorFlow
-        Hub module, which is asked for as its hosting protocol says (`?tf-hub-format=compressed`);
-        see `fetch`.
-
-    Raises:
-      ArchiveError: The archive cannot be unpacked.
-      FetchError: The URL cannot be fetched, or there is no space left.
-    """
-    name = os.fspath(source)
-    if urls.is_url(name):
-        name = os.fspath(fetch(Source("URL", urls.asked_for(name))))
-    if archives.has_archive_name(name) and os.path.isfile(name):
-        with tempfile.TemporaryDirectory(prefix="mobilenet-") as folder:
-            archives.unpack(name, folder)
-            yield archives.root(Path(folder))
-    else:
-        yield Path(name)
 
 
 def _is_good(source: Source, target: Path) -> bool:

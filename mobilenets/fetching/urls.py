@@ -1,4 +1,4 @@
-"""What a URL says: whether a text is one, what it is asked for as, how its file may be called."""
+"""What a URL says: whether a text is one, whether of a file, how its file may be called."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hashlib
 import re
 import urllib.parse
 
-__all__ = ["asked_for", "is_url", "names"]
+__all__ = ["HUB_QUERY", "is_file", "is_url", "names"]
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
 # URLs whose path names a file; all others are those of hub modules.
 _FILE = re.compile(
     r".+\.(?:tgz|tar\.gz|tar|h5|hdf5|keras|pb|safetensors|tflite|zip)", re.IGNORECASE
 )
-_HUB_QUERY = "tf-hub-format=compressed"
+HUB_QUERY = "tf-hub-format=compressed"
 
 
 def is_url(text: str) -> bool:
@@ -21,12 +21,10 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def asked_for(url: str) -> str:
-    """The URL of a file: a hub module's gets the query that asks for its archive."""
+def is_file(url: str) -> bool:
+    """Whether a URL is a file's; all others without a query are hub modules'."""
     parts = urllib.parse.urlsplit(url)
-    if _FILE.fullmatch(parts.path) or parts.query:
-        return url
-    return f"{url}?{_HUB_QUERY}"
+    return bool(_FILE.fullmatch(parts.path) or parts.query)
 
 
 def names(url: str) -> list[str]:
@@ -35,8 +33,8 @@ def names(url: str) -> list[str]:
     host = f"{parts.hostname}_{parts.port}" if parts.port else f"{parts.hostname}"
     path = [name for name in parts.path.split("/") if name] or ["index"]
     plain = [re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "_" for name in path]
-    ambiguous = plain != path or (parts.query != _HUB_QUERY and parts.query)
-    if parts.query == _HUB_QUERY:
+    ambiguous = plain != path or (parts.query != HUB_QUERY and parts.query)
+    if parts.query == HUB_QUERY:
         plain[-1] += ".tar.gz"
     if ambiguous:
         plain[-1] = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{plain[-1]}"

@@ -8,7 +8,7 @@ To add a format, write a module with the interface `readers.Reader` and add it t
 """
 
 from mobilenets.weights.contents import SELECTIONS, Weights
-from mobilenets.weights.errors import WeightsError
+from mobilenets.weights.errors import NoMobileNetError, WeightsError
 from mobilenets.weights.readers import open, read
 
-__all__ = ["SELECTIONS", "Weights", "WeightsError", "open", "read"]
+__all__ = ["SELECTIONS", "NoMobileNetError", "Weights", "WeightsError", "open", "read"]

@@ -9,8 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from mobilenets import architecture, images
+from mobilenets.names import Name, Origin
 from mobilenets.variants import Variant
 from mobilenets.weights import mapping
+from mobilenets.weights.errors import WeightsError
 from mobilenets.weights.identify import identify, is_range
 
 __all__ = ["SELECTIONS", "Weights"]
@@ -41,6 +43,8 @@ class Weights:
       read: Reads the values of the given variables, and no others, by Slim name. Raises
         WeightsError for unreadable ones.
       digest: Computes the SHA-256 over the bytes that hold the weights, in hexadecimal.
+      name: The published name that the user gave instead of a file; None for a file.
+      origin: The place that the file was fetched from; None for a file of the user's own.
     """
 
     source: str
@@ -56,6 +60,8 @@ class Weights:
     unknown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     image_size: int | None = None
     class_names: tuple[str, ...] | None = None
+    name: Name | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         imagenet = images.class_names()
@@ -92,13 +98,18 @@ class Weights:
         """The network of the weights; see `identify.identify`.
 
         Args:
-          claimed: The expected variant; None infers it from names and shapes.
+          claimed: The expected variant; None takes the one that the user named, or infers it from
+            names and shapes.
           image_size: Height and width in pixels that it was trained at; None takes the name's.
           fallback_image_size: The image size if nothing else tells it; None raises an error.
 
         Raises:
           WeightsError: The weights are of another network than claimed, or of an unknown one.
         """
+        if self.name is not None:
+            if claimed is not None:
+                raise WeightsError(f"{self.name.variant} is a name already: leave the variant out")
+            claimed = self.name.variant
         return identify(
             source=self.source,
             file=self.file,

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 from mobilenets.errors import MobileNetError
 
-__all__ = ["WeightsError", "first_few"]
+__all__ = ["NoMobileNetError", "WeightsError", "first_few"]
 
 
 class WeightsError(MobileNetError):
     """Weights cannot be used; the message says what is wrong, where, and what to do."""
+
+
+class NoMobileNetError(WeightsError):
+    """There is nothing of a MobileNet: no format is recognised, or its variables are others'."""
 
 
 def first_few(names: Sequence[str], most: int = 5) -> str:

@@ -33,6 +33,7 @@ __all__ = ["EXPECTED", "read", "recognises"]
 EXPECTED = "a Hugging Face folder (config.json and model.safetensors)"
 
 _CONFIG, _TENSORS, _PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
+_SHARDS = "model.safetensors.index.json"
 _PREPROCESSOR = "preprocessor_config.json"
 
 # The values that the configuration must have, where it has any: those of these networks, and
@@ -85,11 +86,12 @@ _LONGEST_HEADER = 100_000_000
 def recognises(path: Path) -> bool:
     """Whether a path is a folder that transformers saved, or a safetensors file.
 
-    A folder with only PyTorch's pickle counts too; `read` then says how to convert it.
+    A folder with only PyTorch's pickle, or with weights in several files, counts too; `read` then
+    says how to convert it.
     """
     if path.is_dir():
         return (path / _CONFIG).is_file() and any(
-            (path / name).is_file() for name in (_TENSORS, _PICKLE)
+            (path / name).is_file() for name in (_TENSORS, _SHARDS, _PICKLE)
         )
     if not path.is_file():
         return False
@@ -121,6 +123,11 @@ def read(path: Path, source: str, selection: str) -> Weights:
             f"{source} holds no moving averages of variables; take the raw variables (weights: raw)"
         )
     file = path / _TENSORS if path.is_dir() else path
+    if not file.is_file() and file.with_name(_SHARDS).is_file():
+        raise WeightsError(
+            f"{source} holds its weights in several files ({_SHARDS}): save them as one (in "
+            'transformers: model.save_pretrained(folder, max_shard_size="1GB"))'
+        )
     if not file.is_file():
         raise WeightsError(
             f"{source} holds its weights as a pickle ({_PICKLE}), which can run any code and is "

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mobilenets import architecture
 from mobilenets.variants import FAMILIES, VARIANTS, Variant
-from mobilenets.weights.errors import WeightsError, first_few
+from mobilenets.weights.errors import NoMobileNetError, WeightsError, first_few
 
 __all__ = ["family_of", "identify", "is_range", "is_variable", "multiplier_of"]
 
@@ -66,7 +66,8 @@ def family_of(source: str, names: Iterable[str], what: str, found: str = "") -> 
       found: What the error says was found; empty takes the names' outermost scopes.
 
     Raises:
-      WeightsError: The names belong to neither family, to both, or to MobileNet V3.
+      NoMobileNetError: The names belong to neither family.
+      WeightsError: The names belong to both families, or to MobileNet V3.
     """
     names = list(names)
     scopes = Counter(name.partition("/")[0] for name in names if "/" in name)
@@ -80,7 +81,7 @@ def family_of(source: str, names: Iterable[str], what: str, found: str = "") -> 
     if any("MobilenetV3/" in name or "/squeeze_excite/" in name for name in names):
         raise WeightsError(f"{source}: this is MobileNet V3; only V1 and V2 are supported")
     found = found or first_few([f"{scope}/…" for scope, _ in scopes.most_common()])
-    raise WeightsError(
+    raise NoMobileNetError(
         f"{source} is not {what}: expected variables called {expected}, "
         f"found {found or 'no such scope'}"
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from mobilenets import fetching
+from mobilenets import fetching, names
+from mobilenets.names import Name, Origin
 from mobilenets.weights import frozen_graph, hugging_face, keras_files, lite, slim, tf2_module
 from mobilenets.weights.contents import Weights
-from mobilenets.weights.errors import WeightsError
+from mobilenets.weights.errors import NoMobileNetError, WeightsError
 
 __all__ = ["READERS", "Reader", "open", "read"]
 
@@ -61,24 +63,50 @@ def open(source: str | os.PathLike[str], selection: str = "auto") -> Iterator[We
 
     Args:
       source: A file, a folder or a checkpoint's prefix; an archive of any of these, which is
-        unpacked to a temporary folder; or a URL, see `fetching.local`.
+        unpacked to a temporary folder; a URL, see `fetching.local`; or the name of a published
+        variant, whose weights then come from the first source that has them.
       selection: `"raw"` takes the variables themselves, `"averages"` the moving averages of those
         that have one, `"auto"` what the published modules hold.
 
     Raises:
       WeightsError: There is no such file, or it holds no weights, or several networks' weights; or
         it is incomplete or damaged.
-      MobileNetError: The archive cannot be unpacked, or the URL cannot be fetched.
+      MobileNetError: The archive cannot be unpacked, the URL cannot be fetched, or no place has the
+        weights of the name; or there is no such name (`names.NotFoundError`).
     """
     with contextlib.ExitStack() as stack:
+        if name := names.parse(source):
+            kind = name.kind or "classification"
+            yield names.first(
+                name.variant, kind, lambda origin: _named(name, kind, origin, selection, stack)
+            )
+            return
         try:
             path = stack.enter_context(fetching.local(source))
             found = read(path, os.fspath(source), selection)
+            if asked := fetching.asked_for(os.fspath(source)):
+                origin = Origin(asked, fetching.fetch(asked))
+                found = dataclasses.replace(found, origin=origin)
         except fetching.FetchError:
             raise
         except OSError as error:
             raise WeightsError(f"cannot read {source}: {error.strerror or error}") from error
         yield found
+
+
+def _named(
+    name: Name, kind: str, origin: Origin, selection: str, stack: contextlib.ExitStack
+) -> Weights:
+    """The weights of a name in a file of a source, if they are all there; open as the stack is."""
+    with contextlib.ExitStack() as attempt:
+        path = attempt.enter_context(fetching.local(origin.file))
+        found = read(path, origin.source.url, selection)
+        found = dataclasses.replace(found, name=name, origin=origin)
+        found.values(found.variant())
+        if kind == "classification" and found.num_classes is None:
+            raise WeightsError("it has no logits")
+        stack.enter_context(attempt.pop_all())
+        return found
 
 
 def read(path: Path, source: str, selection: str = "auto") -> Weights:
@@ -106,10 +134,10 @@ def read(path: Path, source: str, selection: str = "auto") -> Weights:
         return reader.read(place, source, selection)
     expected = "; ".join(reader.EXPECTED for reader in READERS if reader.EXPECTED)
     if path.is_dir():
-        raise WeightsError(f"{source} holds no checkpoint; expected {expected}")
+        raise NoMobileNetError(f"{source} holds no checkpoint; expected {expected}")
     if path.exists():
-        raise WeightsError(f"{source} is not a checkpoint; expected {expected}")
-    raise WeightsError(f"{source}: no such file; expected {expected}")
+        raise NoMobileNetError(f"{source} is not a checkpoint; expected {expected}")
+    raise NoMobileNetError(f"{source}: no such file; expected {expected}")
 
 
 def _found(places: Iterable[Path]) -> list[tuple[Path, Reader]]:

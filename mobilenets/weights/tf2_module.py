@@ -23,7 +23,7 @@ from mobilenets.variants import Variant
 from mobilenets.weights import bundle
 from mobilenets.weights.bundle import Checkpoint
 from mobilenets.weights.contents import Weights
-from mobilenets.weights.errors import WeightsError, first_few
+from mobilenets.weights.errors import NoMobileNetError, WeightsError, first_few
 from mobilenets.weights.identify import family_of, is_variable
 
 __all__ = ["EXPECTED", "read", "recognises"]
@@ -39,6 +39,12 @@ _SLOT = "/.OPTIMIZER_SLOT/"
 # Attributes that tell an optimizer from other objects: tf_keras's, Keras 3's and
 # tf_keras.optimizers.legacy's.
 _OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "decay"}, {"iter", "learning_rate"})
+
+# Keras 3 hides lists of layers, such as the blocks of our own networks, from TensorFlow's objects.
+_LEFT_OUT = (
+    "tf.train.Checkpoint leaves out layers of a Keras 3 model: save it by mobilenets.save or "
+    "model.save('model.keras')"
+)
 
 _LAYERS = "layers outside the network"
 _SLOTS = "optimizer slots"
@@ -71,7 +77,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
 
     Raises:
       WeightsError: Moving averages are requested; or the bundle is damaged, or holds no MobileNet
-        V1 or V2, or several.
+        V1 or V2, or several, or only a part of one.
     """
     if selection == "averages":
         raise WeightsError(
@@ -79,9 +85,15 @@ def read(path: Path, source: str, selection: str) -> Weights:
         )
     checkpoint = Checkpoint(bundle.find(path, source), source)
     saved = _saved(checkpoint)
-    family = family_of(
-        source, (each.name for each in saved.variables), "a MobileNet's TensorFlow 2 checkpoint"
-    )
+    folder = _saved_model_of(checkpoint)
+    try:
+        family = family_of(
+            source, (each.name for each in saved.variables), "a MobileNet's TensorFlow 2 checkpoint"
+        )
+    except NoMobileNetError as error:
+        if folder:
+            raise
+        raise NoMobileNetError(f"{error}; {_LEFT_OUT}") from error
     scope = architecture.scope(family)
 
     keys: dict[str, str] = {}
@@ -102,6 +114,11 @@ def read(path: Path, source: str, selection: str) -> Weights:
             unknown[variable.key] = checkpoint.shapes[variable.key]
         else:
             layers.append(variable)
+    if not folder and not any(name.endswith("/moving_variance") for name in keys):
+        raise WeightsError(
+            f"{source} holds {len(keys)} variables of the network, and none of its moving "
+            f"statistics; {_LEFT_OUT}"
+        )
     named = {variable.key for variable in saved.variables}
     leftovers[_DESCRIPTIONS] = [key for key in checkpoint.shapes if key not in named]
 
@@ -121,7 +138,6 @@ def read(path: Path, source: str, selection: str) -> Weights:
             for name, key in wanted.items()
         }
 
-    folder = _saved_model_of(checkpoint)
     kernel = shapes.get(f"{scope}/Logits/Conv2d_1c_1x1/weights")
     return Weights(
         source=source,

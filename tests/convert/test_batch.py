@@ -1,17 +1,20 @@
 """Many checkpoints: found or fetched, converted side by side, one failure stopping nothing."""
 
+import hashlib
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-from local_hosts import hosts  # noqa: F401
+from local_hosts import hosts, tgz  # noqa: F401
 
 from convert import batch
 from convert.batch import convert_all, matching
 from convert.errors import ConvertError
-from mobilenets.fetching import FetchError
-from mobilenets.published import archives, sources
+from mobilenets.fetching import FetchError, fetch, unpacked
+from mobilenets.published import KINDS, archives, sources
 
 SMALL = "mobilenet_v1_025_*"
 
@@ -212,6 +215,134 @@ def test_a_glob_that_matches_nothing():
         matching("resnet*")
 
 
+class TestMirror:
+    """A folder of archives of modules, by `<hub name>/<kind>/1.tar.gz`."""
+
+    NAME = "mobilenet_v1_025_128"
+
+    @pytest.fixture(scope="class")
+    def packed(self, randomise, tmp_path_factory):
+        """The archive of a small module of each kind."""
+        import mobilenets
+
+        model = randomise(mobilenets.MobileNet(self.NAME, 1001))
+        archives = {}
+        for kind, each in (("classification", model), ("feature_vector", model.with_classes())):
+            folder = tmp_path_factory.mktemp("made") / "module"
+            mobilenets.save(each, folder)
+            archives[kind] = tgz(folder)
+        return archives
+
+    @pytest.fixture
+    def mirror(self, packed, tmp_path, monkeypatch):
+        """`mirror(**archives)`: lays archives out, by default those of both kinds."""
+        root = tmp_path / "mirror"
+        monkeypatch.setenv("MOBILENETS_MIRROR", str(root))
+
+        def mirror(**archives):
+            shutil.rmtree(root, ignore_errors=True)
+            sums = ""
+            for kind, body in (archives or packed).items():
+                path = f"{self.NAME}/{kind}/1.tar.gz"
+                (root / path).parent.mkdir(parents=True)
+                (root / path).write_bytes(body)
+                sums += f"{hashlib.sha256(body).hexdigest()}  {path}\n"
+            (root / "SHA256SUMS").write_text(sums)
+            return root
+
+        return mirror
+
+    def outcome(self, tmp_path, **options):
+        options = {"only": self.NAME, "offline": True} | options
+        (outcome,) = convert_all(None, tmp_path / "models", **options)
+        return outcome
+
+    def test_its_modules_are_placed_as_they_are(self, mirror, conversions, tmp_path):
+        root = mirror()
+        outcome = self.outcome(tmp_path)
+        assert outcome.good
+        assert (outcome.status, outcome.origin, outcome.detail) == (
+            "fetched",
+            f"mirror, {root / self.NAME}",
+            "not compared",
+        )
+        assert conversions[0] == {}
+        models = tmp_path / "models"
+        for kind in ("classification", "feature_vector"):
+            assert (models / self.NAME / kind / "saved_model.pb").is_file()
+        assert self.outcome(tmp_path).status == "unchanged"
+        (models / self.NAME / "feature_vector" / "saved_model.pb").write_bytes(b"of another one")
+        (models / self.NAME / "classification").rename(models / "elsewhere")
+        outcome = self.outcome(tmp_path)
+        assert (outcome.status, outcome.good) == ("failed", False)
+        assert "holds something else than the mirror's module: remove it" in outcome.detail
+        assert not (models / self.NAME / "classification").exists()
+
+    @pytest.mark.parametrize("wrong", ["lacks a kind", "kind", "no module", "damaged", "hash"])
+    def test_the_next_source_is_tried(
+        self, mirror, packed, conversions, fetched, tmp_path, monkeypatch, wrong
+    ):
+        fetched[1].add("keras.applications file")
+        fetched[1].remove("TF-Slim archive")
+        asked = batch.fetch
+        monkeypatch.setattr(
+            batch,
+            "fetch",
+            lambda source, **options: (
+                fetch(source) if source.what == "mirror" else asked(source, **options)
+            ),
+        )
+        damaged = {"assets.extra/mobilenet.json": b'{"variant": "resnet"}', "saved_model.pb": b""}
+        root = mirror(
+            **{
+                "lacks a kind": {"feature_vector": packed["feature_vector"]},
+                "kind": packed | {"feature_vector": packed["classification"]},
+                "no module": packed | {"classification": tgz({"readme": b"none"})},
+                "damaged": packed | {"classification": tgz(damaged)},
+                "hash": packed,
+            }[wrong]
+        )
+        if wrong == "hash":
+            (root / self.NAME / "classification" / "1.tar.gz").write_bytes(b"other bytes")
+        outcome = self.outcome(tmp_path, offline=False)
+        assert outcome.status == "converted"
+        assert outcome.origin.startswith("keras.applications file, ")
+        assert not (tmp_path / "models").exists()
+        fetched[1].clear()
+        outcome = self.outcome(tmp_path, offline=False)
+        assert outcome.status == "missing"
+        reasons = {
+            "lacks a kind": "1.tar.gz is not there",
+            "kind": "holds a classification, expected a feature_vector",
+            "no module": "holds no module that mobilenets.save wrote",
+            "damaged": "holds a damaged module: ",
+            "hash": "expected SHA-256",
+        }
+        assert outcome.detail.startswith("mirror: ")
+        assert reasons[wrong] in outcome.detail.split("; TF-Slim")[0]
+
+    def test_one_that_was_converted_from_the_same(self, mirror, packed, conversions, tmp_path):
+        """Converted here before: its `parity.json` says the same as that of the mirror's."""
+        from convert.conversion import _MADE_FROM, PARITY
+
+        bodies = {}
+        for kind, body in packed.items():
+            (tmp_path / f"{kind}.tgz").write_bytes(body)
+            directory = tmp_path / "models" / self.NAME / kind
+            unpacked(tmp_path / f"{kind}.tgz", directory)
+            said = dict.fromkeys(_MADE_FROM, "x") | {"kind": kind, "largest_difference": 2e-6}
+            (directory / PARITY).write_text(json.dumps(said))
+            bodies[kind] = tgz(directory)
+            (directory / PARITY).write_text(json.dumps(said | {"source": "elsewhere"}))
+        mirror(**bodies)
+        outcome = self.outcome(tmp_path)
+        assert (outcome.status, outcome.detail) == ("unchanged", "2.0e-06")
+        (directory / PARITY).write_text(json.dumps(said | {"fingerprint": "another"}))
+        outcome = self.outcome(tmp_path)
+        assert outcome.status == "failed"
+        assert "was converted from another source" in outcome.detail
+
+
 @pytest.mark.slow
 def test_for_real_in_processes_of_its_own(reference_data, tmp_path):
     arguments = (reference_data / "checkpoints", tmp_path)
@@ -222,22 +353,46 @@ def test_for_real_in_processes_of_its_own(reference_data, tmp_path):
         assert (tmp_path / name / "classification" / "saved_model.pb").is_file()
 
 
-def test_for_real_where_keras_applications_alone_answers(hosts, randomise, tmp_path):  # noqa: F811
-    from convert.export import keras_weights
-    from mobilenets import MobileNet
+def test_for_real_where_keras_applications_alone_answers(
+    hosts,  # noqa: F811
+    command,
+    monkeypatch,
+    tmp_path,
+):
+    """As the world may become: 403 everywhere else, and no other project has quantops."""
+    import tf_keras
 
-    name = "mobilenet_v1_025_128"
-    keras_weights.export(randomise(MobileNet(name, 1001)), tmp_path / "weights.h5")
-    (*_, last) = sources(name, "classification")
-    hosts.answers[last.url] = (tmp_path / "weights.h5").read_bytes()
-    hosts.answers[archives()[name].url] = 403
-    (outcome,) = convert_all(None, tmp_path / "models", only=name)
-    assert (outcome.status, outcome.origin) == (
-        "converted",
-        f"keras.applications file, {last.url}",
-    )
-    for kind in ("classification", "feature_vector"):
-        assert (tmp_path / "models" / name / kind / "saved_model.pb").is_file()
-    hosts.answers.clear()
-    (outcome,) = convert_all(None, tmp_path / "models", only=name, offline=True)
-    assert outcome.status == "unchanged"
+    networks = {
+        "mobilenet_v1_025_128": (tf_keras.applications.MobileNet, 0.25, 128),
+        "mobilenet_v2_035_96": (tf_keras.applications.MobileNetV2, 0.35, 96),
+    }
+    quantops = "mobilenet_v1_025_128/quantops"
+    table = {name: archives()[name] for name in (*networks, quantops)}
+    monkeypatch.setattr(batch, "archives", lambda: table)
+    for name, (network, alpha, size) in networks.items():
+        for kind in KINDS:
+            *others, last = sources(name, kind)
+            top = kind == "classification"
+            network((size, size, 3), alpha=alpha, include_top=top, weights=None).save_weights(
+                tmp_path / "published.h5", save_format="h5"
+            )
+            hosts.answers |= {source.url: 403 for source in others}
+            hosts.answers[last.url] = (tmp_path / "published.h5").read_bytes()
+    hosts.answers[archives()[quantops].url] = 403
+
+    arguments = ("all", "--output", tmp_path / "models", "--only", "*", "--jobs", 2, "--json")
+    code, out, _ = command(*arguments)
+    outcomes = {outcome.pop("variant"): outcome for outcome in json.loads(out)}
+    assert code == 1
+    missing = outcomes.pop(quantops)
+    assert missing["status"] == "missing"
+    url = archives()[quantops].url
+    assert f"cannot download {url}: HTTP status 403 Forbidden; by hand: " in missing["detail"]
+    assert not (tmp_path / "models" / quantops).exists()
+    assert {name: (each["status"], each["origin"]) for name, each in outcomes.items()} == {
+        name: ("converted", f"keras.applications file, {sources(name, KINDS[1])[-1].url}")
+        for name in networks
+    }
+    for name in networks:
+        for kind in KINDS:
+            assert (tmp_path / "models" / name / kind / "saved_model.pb").is_file()

@@ -89,7 +89,8 @@ def test_convert_then_verify(command, source, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("checkpoint", "absent", "--output", "{tmp}"), "absent: no such file"),
+        (("checkpoint", "absent", "--output", "{tmp}"), "absent: no file, folder or published"),
+        (("checkpoint", "./absent", "--output", "{tmp}"), "absent: no such file"),
         (("inspect", "{tmp}"), "holds no checkpoint"),
         (("checkpoint", "{source}", "--output", "{tmp}", "--variant", "resnet"), "resnet"),
         (

@@ -1,4 +1,6 @@
 """`mobilenets.load(name)` and `mobilenets.module(name)`, against hosts on loopback."""
+# Fixtures are imported, and are arguments of the same names.
+# ruff: noqa: F811
 
 from __future__ import annotations
 
@@ -6,23 +8,22 @@ import functools
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import weight_formats
 from local_hosts import Hosts, closed_port, hosts, tgz  # noqa: F401
+from published_world import QUANT, V1, V2, archive, models, world  # noqa: F401
 from refusals import one_line
 from tiers import first_fast
 
 import mobilenets
-from convert.export import keras_weights, slim
+from convert.export import keras_weights
 from mobilenets import MobileNet, MobileNetError, fetching, published, saved_model
 from mobilenets.fetching import FetchError
-from mobilenets.published import Archive
 
-V1, V2, QUANT = "mobilenet_v1_025_128", "mobilenet_v2_035_96", "mobilenet_v1_025_128/quantops"
 HUB = "https://tfhub.dev/google/imagenet/{}/5?tf-hub-format=compressed"
 KAGGLE = (
     "https://www.kaggle.com/models/google/mobilenet-v2/TensorFlow2/035-96-{}/2"
@@ -32,30 +33,6 @@ KERAS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
     "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96{}.h5"
 )
-
-
-@pytest.fixture(scope="module")
-def models(randomise: Callable) -> dict[str, MobileNet]:
-    # Random ranges of activations would be none.
-    quantized = MobileNet(QUANT, 1001)
-    return {name: randomise(MobileNet(name, 1001)) for name in (V1, V2)} | {QUANT: quantized}
-
-
-@pytest.fixture(scope="module")
-def archive(
-    models: dict[str, MobileNet], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., bytes]:
-    """`archive(name, logits=True)`: the bytes of a `.tgz` of a checkpoint."""
-
-    @functools.cache
-    def archive(name: str, logits: bool = True) -> bytes:
-        slim_name = published.archives()[name].slim_name
-        folder = tmp_path_factory.mktemp("slim")
-        model = models[name] if logits else models[name].with_classes(None)
-        slim.export(model, folder / f"{slim_name}.ckpt")
-        return tgz(folder)
-
-    return archive
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +49,6 @@ def archived(
         return tgz(folder)
 
     return archived
-
-
-@pytest.fixture
-def world(
-    hosts: Hosts,  # noqa: F811
-    archive: Callable[..., bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Hosts]:
-    """Google's archives of all three, with their hashes in the table."""
-    table = dict(published.archives())
-    for name in (V1, V2, QUANT):
-        body = archive(name)
-        row = vars(table[name]) | {"sha256": hashlib.sha256(body).hexdigest()}
-        table[name] = Archive(**row)
-        hosts.answers[table[name].url] = body
-    monkeypatch.setattr(published, "archives", lambda: table)
-    return hosts
 
 
 def assert_same(model: MobileNet, other: MobileNet) -> None:

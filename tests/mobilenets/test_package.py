@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import site
@@ -9,9 +10,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from local_hosts import tgz
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,37 +52,126 @@ def test_the_source_archive_holds_what_the_wheel_needs(built: dict[str, Path]) -
     assert {"mobilenets/published.toml", "mobilenets/class_names.txt"} <= names
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wheel", "source"])
-def test_it_works_where_it_is_installed(kind: str, built: dict[str, Path], tmp_path: Path) -> None:
-    """In an environment of its own, which borrows the dependencies alone."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, str(built[kind])], check=True)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+@dataclass(frozen=True)
+class Installed:
+    """An environment of its own, which borrows the dependencies alone, and an empty folder."""
 
-    def run(*command: str) -> str:
+    folder: Path
+    packages: Path
+
+    def run(self, *command: str, **variables: str) -> str:
+        """What a command of the environment prints."""
+        program = self.folder / "venv" / "bin" / command[0]
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [str(program), *command[1:]],
+            cwd=self.folder,
+            env=inherited | variables,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    tool = str(tmp_path / "venv" / "bin" / "mobilenets")
-    assert "mobilenet_v2_035_96" in run(tool, "list")
-    assert run(tool, "--help").startswith("usage: mobilenets ")
+
+def installed(distribution: Path, folder: Path) -> Installed:
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    made = Installed(folder, packages)
+    made.run("python", "-m", "pip", "install", "--quiet", "--no-deps", str(distribution))
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel", "source"])
+def test_it_works_where_it_is_installed(kind: str, built: dict[str, Path], tmp_path: Path) -> None:
+    run = installed(built[kind], tmp_path).run
+    assert "mobilenet_v2_035_96" in run("mobilenets", "list")
+    assert run("mobilenets", "--help").startswith("usage: mobilenets ")
     sample = str(ROOT / "sample" / "mobilenet_v1_0.25_64.ckpt")
-    assert "mobilenet_v1_025_64" in run(tool, "inspect", sample)
-    run(tool, "checkpoint", sample, "--output", "models", "--kind", "feature_vector")
+    assert "mobilenet_v1_025_64" in run("mobilenets", "inspect", sample)
+    run("mobilenets", "checkpoint", sample, "--output", "models", "--kind", "feature_vector")
     program = (
-        "import mobilenets; "
-        f"assert mobilenets.__file__.startswith({str(packages)!r}), mobilenets.__file__; "
+        "import mobilenets; print(mobilenets.__file__); "
         "print(mobilenets.load('models/mobilenet_v1_025_64/feature_vector').num_features)"
     )
-    assert run(str(python), "-c", program).strip() == "256"
+    place, features = run("python", "-c", program).split()
+    assert place.startswith(str(tmp_path))
+    assert features == "256"
+
+
+# What a user does who has the wheel and a mirror: in Keras 3, then in tf_keras.
+FINE_TUNES = """
+import sys
+import keras, numpy as np
+import mobilenets
+
+assert mobilenets.__file__.startswith(sys.argv[1]), mobilenets.__file__
+model = mobilenets.load(sys.argv[2])
+assert (model.variant.name, model.num_classes) == (sys.argv[2], 1001)
+model = model.with_classes(class_names=["cat", "dog"])
+before = [variable.numpy() for variable in model.variables]
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+images = np.random.default_rng(0).uniform(size=(4, 64, 64, 3)).astype("float32")
+model.fit(images, np.array([0, 1, 0, 1]), batch_size=2, verbose=0)
+assert model.optimizer.iterations == 2
+assert all((was != now.numpy()).any() for was, now in zip(before, model.variables))
+mobilenets.save(model, "mine")
+np.save("images.npy", images)
+np.save("logits.npy", model.predict(images, verbose=0))
+print(mobilenets.module(sys.argv[2]))
+"""
+FINE_TUNES_IN_TF_KERAS = """
+import sys
+import numpy as np, tensorflow_hub as hub, tf_keras
+
+images = np.load("images.npy")
+layer = hub.KerasLayer("mine", trainable=True)
+assert np.abs(layer(images) - np.load("logits.npy")).max() < 1e-4
+for module, head in (("mine", []), (sys.argv[1], [tf_keras.layers.Dense(2)])):
+    layer = hub.KerasLayer(module, trainable=True)
+    model = tf_keras.Sequential([layer, *head])
+    model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.build((None, 64, 64, 3))
+    before = [variable.numpy() for variable in layer.variables]
+    model.fit(images, np.array([0, 1, 0, 1]), batch_size=2, verbose=0)
+    assert model.optimizer.iterations == 2
+    assert all((was != now.numpy()).any() for was, now in zip(before, layer.variables))
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_and_a_mirror(
+    built: dict[str, Path], randomise: Callable, tmp_path: Path
+) -> None:
+    """By name, fine-tuned, saved and fine-tuned again; nothing of the clone, and no network."""
+    import mobilenets
+
+    name, mirror, sums = "mobilenet_v1_025_128", tmp_path / "mirror", ""
+    model = randomise(mobilenets.MobileNet(name, 1001))
+    for kind, each in (("classification", model), ("feature_vector", model.with_classes())):
+        mobilenets.save(each, tmp_path / kind)
+        path = f"{name}/{kind}/1.tar.gz"
+        (mirror / path).parent.mkdir(parents=True)
+        (mirror / path).write_bytes(tgz(tmp_path / kind))
+        sums += f"{hashlib.sha256((mirror / path).read_bytes()).hexdigest()}  {path}\n"
+    (mirror / "SHA256SUMS").write_text(sums)
+
+    (folder := tmp_path / "user").mkdir()
+    user = installed(built["wheel"], folder)
+    settings = {
+        "MOBILENETS_MIRROR": str(mirror),
+        "MOBILENETS_CACHE": str(folder / "cache"),
+        "MOBILENETS_OFFLINE": "1",
+    }
+    (folder / "first.py").write_text(FINE_TUNES)
+    (folder / "second.py").write_text(FINE_TUNES_IN_TF_KERAS)
+    module = user.run("python", "first.py", str(user.packages), name, **settings).strip()
+    assert Path(module).is_relative_to(folder / "cache")
+    user.run("python", "second.py", module)
+    assert user.run("mobilenets", "list").count(f"{name} ") == 1
 
 
 def test_without_the_extra_the_command_says_what_to_install() -> None:

@@ -202,6 +202,13 @@ class TestConfiguration:
         with refused(r"a pickle \(pytorch_model\.bin\), .*: convert it to safetensors"):
             weights.open(folder).__enter__()
 
+    def test_several_files(self, tmp_path: Path) -> None:
+        folder = hugging_face(tmp_path / "model", network("mobilenet_v1", 0.25))
+        (folder / SPECIAL).rename(folder / "model-00001-of-00001.safetensors")
+        (folder / "model.safetensors.index.json").write_text("{}")
+        with refused(r"in several files .*: save them as one .*max_shard_size"):
+            weights.open(folder).__enter__()
+
     @pytest.mark.parametrize(
         ("config", "fits"),
         [
