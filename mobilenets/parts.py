@@ -61,6 +61,9 @@ class Part:
                     value = keras.constraints.deserialize(value)
                 setattr(members[path], attribute, value)
         self._pending = {}
+        for layer in self._layers:  # type: ignore[attr-defined]
+            # Keras hides layers in lists from TensorFlow: a tf.train.Checkpoint would lack them.
+            self._track_trackable(layer, layer.name, overwrite=True)  # type: ignore[attr-defined]
 
     def settings(self, trainable: bool) -> dict[str, dict[str, Any]]:
         """Settings of inner layers that differ from those of a new layer with this `trainable`.

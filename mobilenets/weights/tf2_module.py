@@ -23,14 +23,12 @@ from mobilenets.variants import Variant
 from mobilenets.weights import bundle
 from mobilenets.weights.bundle import Checkpoint
 from mobilenets.weights.contents import Weights
-from mobilenets.weights.errors import NoMobileNetError, WeightsError, first_few
+from mobilenets.weights.errors import WeightsError, first_few
 from mobilenets.weights.identify import family_of, is_variable
 
 __all__ = ["EXPECTED", "read", "recognises"]
 
-EXPECTED = (
-    "a TF2 hub module, or a SavedModel or tf.train.Checkpoint of a model with a hub.KerasLayer"
-)
+EXPECTED = "a TF2 hub module, or a SavedModel or tf.train.Checkpoint of a model with a MobileNet"
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -39,12 +37,6 @@ _SLOT = "/.OPTIMIZER_SLOT/"
 # Attributes that tell an optimizer from other objects: tf_keras's, Keras 3's and
 # tf_keras.optimizers.legacy's.
 _OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "decay"}, {"iter", "learning_rate"})
-
-# Keras 3 hides lists of layers, such as the blocks of our own networks, from TensorFlow's objects.
-_LEFT_OUT = (
-    "tf.train.Checkpoint leaves out layers of a Keras 3 model: save it by mobilenets.save or "
-    "model.save('model.keras')"
-)
 
 _LAYERS = "layers outside the network"
 _SLOTS = "optimizer slots"
@@ -86,21 +78,16 @@ def read(path: Path, source: str, selection: str) -> Weights:
     checkpoint = Checkpoint(bundle.find(path, source), source)
     saved = _saved(checkpoint)
     folder = _saved_model_of(checkpoint)
-    try:
-        family = family_of(
-            source, (each.name for each in saved.variables), "a MobileNet's TensorFlow 2 checkpoint"
-        )
-    except NoMobileNetError as error:
-        if folder:
-            raise
-        raise NoMobileNetError(f"{error}; {_LEFT_OUT}") from error
+    family = family_of(
+        source, (each.name for each in saved), "a MobileNet's TensorFlow 2 checkpoint"
+    )
     scope = architecture.scope(family)
 
     keys: dict[str, str] = {}
     leftovers: dict[str, list[str]] = {}
     unknown: dict[str, tuple[int, ...]] = {}
     layers: list[_Variable] = []
-    for variable in saved.variables:
+    for variable in saved:
         if is_variable(family, variable.name):
             if variable.name in keys:
                 raise WeightsError(
@@ -108,18 +95,13 @@ def read(path: Path, source: str, selection: str) -> Weights:
                     f"{keys[variable.name]} and in {variable.key}; save only one of them"
                 )
             keys[variable.name] = variable.key
-        elif category := _category(variable, saved):
+        elif category := _category(variable):
             leftovers.setdefault(category, []).append(variable.key)
         elif variable.name.startswith(f"{scope}/"):
             unknown[variable.key] = checkpoint.shapes[variable.key]
         else:
             layers.append(variable)
-    if not folder and not any(name.endswith("/moving_variance") for name in keys):
-        raise WeightsError(
-            f"{source} holds {len(keys)} variables of the network, and none of its moving "
-            f"statistics; {_LEFT_OUT}"
-        )
-    named = {variable.key for variable in saved.variables}
+    named = {variable.key for variable in saved}
     leftovers[_DESCRIPTIONS] = [key for key in checkpoint.shapes if key not in named]
 
     shapes = {name: checkpoint.shapes[key] for name, key in keys.items()}
@@ -157,27 +139,22 @@ def read(path: Path, source: str, selection: str) -> Weights:
 
 @dataclass(frozen=True)
 class _Variable:
-    """A variable of the object graph: TensorFlow's name, key, shape and NumPy dtype."""
+    """A variable of the object graph: TensorFlow's name, key, shape and NumPy dtype.
+
+    The path is the shortest one through the objects that passes no optimizer, with TensorFlow's own
+    escapes; None for an optimizer's own variable. Keys may lead through an optimizer, which holds
+    the variables that it trains.
+    """
 
     name: str
     key: str
     shape: tuple[int, ...]
     dtype: str
-
-    @property
-    def path(self) -> str:
-        """The path through the objects, with TensorFlow's own escapes."""
-        return self.key.removesuffix(_VALUE)
+    path: str | None
 
 
-@dataclass(frozen=True)
-class _Saved:
-    variables: list[_Variable]
-    optimizers: list[str]
-
-
-def _saved(checkpoint: Checkpoint) -> _Saved:
-    """The variables of the object graph, and the optimizers' paths.
+def _saved(checkpoint: Checkpoint) -> list[_Variable]:
+    """The variables of the object graph.
 
     Raises:
       WeightsError: The graph cannot be read, or refers to missing keys.
@@ -189,9 +166,10 @@ def _saved(checkpoint: Checkpoint) -> _Saved:
         raise WeightsError(
             f"{checkpoint.source}: the object graph is damaged; copy or download it again"
         ) from error
+    paths = dict(_paths(graph))
     variables: dict[str, _Variable] = {}
     missing: list[str] = []
-    for node in graph.nodes:
+    for number, node in enumerate(graph.nodes):
         for value in node.attributes:
             key = value.checkpoint_key
             if not key.endswith(_VALUE):
@@ -199,51 +177,45 @@ def _saved(checkpoint: Checkpoint) -> _Saved:
             if key not in checkpoint.shapes:
                 missing.append(key)
                 continue
-            variables[key] = _Variable(
-                value.full_name, key, checkpoint.shapes[key], checkpoint.dtypes[key]
-            )
+            shape, dtype = checkpoint.shapes[key], checkpoint.dtypes[key]
+            variables[key] = _Variable(value.full_name, key, shape, dtype, paths.get(number))
     if missing:
         raise WeightsError(
             f"{checkpoint.source}: the object graph refers to missing variables: "
             f"{first_few(missing)}; copy or download it again"
         )
-    paths = dict(_paths(graph))
-    return _Saved(
-        list(variables.values()),
-        [
-            path
-            for number, path in paths.items()
-            if graph.nodes[number].slot_variables
-            or any(
-                names <= {child.local_name for child in graph.nodes[number].children}
-                for names in _OPTIMIZERS
-            )
-        ],
-    )
+    return list(variables.values())
 
 
 def _paths(
     graph: trackable_object_graph_pb2.TrackableObjectGraph,
 ) -> Iterator[tuple[int, str]]:
-    """Each object's number, and its shortest path as TensorFlow writes it into the keys."""
+    """The number of each object outside optimizers, and its shortest path there."""
     seen, level = {0}, [(0, "")] if graph.nodes else []
     while level:
         yield from level
         below = []
         for number, path in level:
             for child in graph.nodes[number].children:
-                if child.node_id not in seen and child.node_id < len(graph.nodes):
+                if child.node_id in seen or child.node_id >= len(graph.nodes):
+                    continue
+                if not _is_optimizer(graph.nodes[child.node_id]):
                     seen.add(child.node_id)
                     name = child.local_name.replace(".", "..").replace("/", ".S")
                     below.append((child.node_id, f"{path}/{name}" if path else name))
         level = below
 
 
-def _category(variable: _Variable, saved: _Saved) -> str | None:
+def _is_optimizer(
+    node: trackable_object_graph_pb2.TrackableObjectGraph.TrackableObject,
+) -> bool:
+    names = {child.local_name for child in node.children}
+    return bool(node.slot_variables) or any(each <= names for each in _OPTIMIZERS)
+
+
+def _category(variable: _Variable) -> str | None:
     """The category of a variable that training left behind; None for a layer's variable."""
-    if _SLOT in variable.key or any(
-        variable.path.startswith(f"{path}/") for path in saved.optimizers
-    ):
+    if _SLOT in variable.key or variable.path is None:
         return _SLOTS
     if "keras_api/metrics/" in variable.key or (
         variable.shape == () and variable.name.rpartition("/")[2] in ("total", "count")
@@ -271,11 +243,12 @@ def _logits(
     if f"{logits}/weights" in shapes:
         return {}
     # Keras 3 tracks a Dense layer's kernel as `_kernel`.
-    parts = {re.sub("^_", "", each.path.rpartition("/")[2]): each for each in layers}
+    paths = {each.key: each.path or "" for each in layers}
+    parts = {re.sub("^_", "", paths[each.key].rpartition("/")[2]): each for each in layers}
     if len(layers) != 2 or parts.keys() != {"kernel", "bias"}:
         return {}
     kernel, bias = parts["kernel"], parts["bias"]
-    one = kernel.path.rpartition("/")[0] == bias.path.rpartition("/")[0]
+    one = paths[kernel.key].rpartition("/")[0] == paths[bias.key].rpartition("/")[0]
     if not one or len(bias.shape) != 1 or kernel.shape != (features, *bias.shape):
         return {}
     return {

@@ -71,22 +71,6 @@ def keras_v3(name: str) -> Callable[[Path], Path]:
     return save
 
 
-def native(logits: int | None, trained: bool) -> Callable[[Path], str]:
-    """A checkpoint of a Keras 3 model's objects, most of which TensorFlow does not see."""
-
-    def write(folder: Path) -> str:
-        model: keras.Model = mobilenets.MobileNet("mobilenet_v1_025_64", logits)
-        if trained:
-            model = keras.Sequential([model, keras.layers.Dense(2)])
-            model.compile("sgd", "mse")
-            model.build((None, 64, 64, 3))
-            model.optimizer.build(model.trainable_variables)
-        return tf.train.Checkpoint(model=model).write(str(folder / "ckpt"))
-
-    return write
-
-
-LEFT_OUT = r"leaves out layers of a Keras 3 model: save it by mobilenets\.save or model\.save"
 CASES: dict[str, tuple[str | Callable[[Path], str | Path], str]] = {
     "size": ("mobilenet_v2_035_69", "was never published; nearest: mobilenet_v2_035_96"),
     "spelling": ("mobilnet_v2_035_96", "variant has this name; nearest: mobilenet_v2_035_96"),
@@ -104,9 +88,6 @@ CASES: dict[str, tuple[str | Callable[[Path], str | Path], str]] = {
     "Keras 3, V3": (keras_v3("m.keras"), V3),
     "Keras 3's weights, V3": (keras_v3("m.weights.h5"), V3),
     "h5, V3": (keras_v3("m.h5"), V3),
-    "Checkpoint of Keras 3": (native(None, False), f"found no such scope; .*{LEFT_OUT}"),
-    "the same with logits": (native(3, False), f"holds 2 variables of the network.*{LEFT_OUT}"),
-    "the same, trained": (native(None, True), f"holds 81 variables of the network.*{LEFT_OUT}"),
 }
 
 

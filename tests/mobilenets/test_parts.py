@@ -151,6 +151,20 @@ def test_other_networks(variant: str, way: str, tmp_path: Path) -> None:
     assert flags(WAYS[way](model, tmp_path)) == flags(model)
 
 
+@pytest.mark.parametrize("around", [lambda model: model, nested, functional])
+@pytest.mark.parametrize("variant", first_fast([V1, V2, QUANTOPS]))
+def test_tensorflows_checkpoints_hold_every_variable(
+    variant: str, around: Callable, tmp_path: Path
+) -> None:
+    models = [around(MobileNet(variant, 2)) for _ in range(2)]
+    path = tf.train.Checkpoint(model=models[0]).write(tmp_path / "ckpt")
+    values = [key for key, _ in tf.train.list_variables(path) if key.endswith("VARIABLE_VALUE")]
+    assert len(values) == len(models[0].variables)
+    tf.train.Checkpoint(model=models[1]).read(path).assert_consumed()
+    for ours, theirs in zip(models[0].variables, models[1].variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_new_model_says_nothing_of_its_inside() -> None:
     assert "inside" not in MobileNet(V1).get_config()
 

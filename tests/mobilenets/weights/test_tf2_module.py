@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -272,6 +273,34 @@ class TestFineTuned:
             assert accounted(found)
 
 
+class TestOurOwnInKeras3:
+    """`tf.train.Checkpoint` of the library's models and of models around them."""
+
+    @pytest.mark.parametrize("variant", ["mobilenet_v1_025_64", "mobilenet_v2_035_64"])
+    def test_alone(self, tmp_path: Path, randomise: Callable, variant: str) -> None:
+        model = randomise(mobilenets.MobileNet(variant, 3))
+        path = tf.train.Checkpoint(model=model).write(tmp_path / "ckpt")
+        found = mobilenets.load(path, variant=variant)
+        assert equal(values_of(found), values_of(model))
+
+    def test_trained_with_a_head(self, tmp_path: Path, randomise: Callable) -> None:
+        """The optimizer holds the variables that it trains, and is on the shortest path to them."""
+        network = randomise(mobilenets.MobileNet("mobilenet_v1_025_64"))
+        dense = keras.layers.Dense(2)
+        model = keras.Sequential([keras.Input((64, 64, 3)), network, dense])
+        model.compile("adam", "mse")
+        model.optimizer.build(model.trainable_variables)
+        objects = {"model": model, "optimizer": model.optimizer, "step": tf.Variable(3)}
+        with weights.open(tf.train.Checkpoint(**objects).write(tmp_path / "ckpt")) as found:
+            values = found.values(found.variant("mobilenet_v1_025_64"))
+            assert values.pop(f"{LOGITS}/weights").tobytes() == dense.kernel.numpy().tobytes()
+            assert values.pop(f"{LOGITS}/biases").tobytes() == dense.bias.numpy().tobytes()
+            assert equal(values, values_of(network))
+            # Two moments of each of 83 variables, iterations and learning rate.
+            assert len(found.leftovers["optimizer slots"]) == 2 * 83 + 2
+            assert accounted(found)
+
+
 class TestErrors:
     def test_averages_cannot_be_given(self, module: Callable[..., Path]) -> None:
         with (
@@ -384,7 +413,7 @@ def sorted_index(folder: Path, name: str) -> int:
     from mobilenets.weights.bundle import Checkpoint, find
 
     saved = tf2_module._saved(Checkpoint(find(folder)))
-    (key,) = (each.key for each in saved.variables if each.name.endswith(name))
+    (key,) = (each.key for each in saved if each.name.endswith(name))
     return int(key.split("/")[1])
 
 
