@@ -240,21 +240,26 @@ def test_other_shapes_are_refused(shape: tuple, training: bool, loaded: Callable
 class TestEmptyBatch:
     SIZES = ((64, 64), (48, 70))
 
-    @pytest.fixture(params=[*families, slow("quantops")])
+    @pytest.fixture(scope="class", params=[*families, slow("quantops")])
     def model(self, request: Any, randomise: Callable) -> MobileNet:
         name = {V1: "mobilenet_v1_025_64", V2: "mobilenet_v2_035_64"}.get(
             request.param, "mobilenet_v1_025_64/quantops"
         )
         return randomise(MobileNet(name, 5))
 
+    @pytest.fixture(scope="class")
+    def folder(self, model: MobileNet, tmp_path_factory: pytest.TempPathFactory) -> str:
+        folder = tmp_path_factory.mktemp("module") / "module"
+        mobilenets.save(model, folder)
+        return os.fspath(folder)
+
     @pytest.fixture(params=["native", *map(slow, ("function", "module", "layer", "unknown"))])
-    def call(self, request: Any, model: MobileNet, tmp_path: Path) -> Callable:
+    def call(self, request: pytest.FixtureRequest, model: MobileNet) -> Callable:
         if request.param == "native":
             return model
         if request.param == "function":
             return tf.function(model, autograph=False)
-        mobilenets.save(model, tmp_path / "module")
-        loaded = hub.load(os.fspath(tmp_path / "module"))
+        loaded = hub.load(request.getfixturevalue("folder"))
         if request.param == "module":
             return loaded
         if request.param == "layer":

@@ -353,6 +353,7 @@ def test_for_real_in_processes_of_its_own(reference_data, tmp_path):
         assert (tmp_path / name / "classification" / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_for_real_where_keras_applications_alone_answers(
     hosts,  # noqa: F811
     command,

@@ -91,6 +91,7 @@ def outdated(trained, converted, tmp_path):
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_modules_of_another_format_are_written_anew(trained, converted, outdated):
     again = convert(trained[0], outdated)
     assert [(c.written, c.parity) for c in again] == [(True, c.parity) for c in converted[1]]
@@ -151,6 +152,7 @@ def test_a_folder_of_something_else_is_left_alone(trained, tmp_path):
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [mine]
 
 
+@pytest.mark.slow
 def test_labels_become_the_asset(trained, tmp_path):
     labels = tmp_path / "labels.txt"
     names = [f"class {i}" for i in range(7)]
@@ -179,6 +181,7 @@ def without_logits(values):
     return {name: value for name, value in values.items() if "/Logits/" not in name}
 
 
+@pytest.mark.slow
 def test_without_logits_a_feature_vector_alone(trained, tmp_path):
     bundle.write(tmp_path / "mobilenet_v1_0.25_64.ckpt", without_logits(trained[1]))
     (done,) = convert(tmp_path, tmp_path / "models")
@@ -217,6 +220,7 @@ def test_nothing_half_written(trained, tmp_path, monkeypatch, step):
     assert not any((tmp_path / "models").iterdir())
 
 
+@pytest.mark.slow
 def test_verifying_again_gives_the_same_figures(converted):
     for done in converted[1]:
         assert verify_module(done.directory).parity == done.parity

@@ -223,6 +223,7 @@ def test_accuracy(brightness: Path, pictures: Path, batch_size: int) -> None:
     assert len(seen) == -(-10 // batch_size) + 1
 
 
+@pytest.mark.slow
 def test_equal_logits_count_once(tmp_path: Path) -> None:
     model = MobileNet("mobilenet_v1_025_32", 10)
     model.logits.kernel.assign(np.zeros(model.logits.kernel.shape))

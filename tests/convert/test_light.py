@@ -56,6 +56,7 @@ def test_star_imports_and_names_in_a_from_import() -> None:
     assert run(code) == "load"
 
 
+@pytest.mark.slow
 def test_a_library_that_is_there_stays_as_it_is() -> None:
     code = (
         "import mobilenets as a\nfrom convert import light\nimport mobilenets as b\n"

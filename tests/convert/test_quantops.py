@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_hub as hub
-from tiers import first_fast
 
 from convert.conversion import convert, verify_module
 from convert.export import bundle
@@ -32,8 +31,9 @@ def written(folder: Path, variant: Variant, values: dict[str, np.ndarray]) -> Pa
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kinds", first_fast([["classification"], ["feature_vector", "classification"]]), ids="-".join
+    "kinds", [["classification"], ["feature_vector", "classification"]], ids="-".join
 )
 def test_conversion(
     kinds: list[str], values: dict[str, np.ndarray], tmp_path: Path, random_images: Callable

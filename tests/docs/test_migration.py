@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiers import first_fast
 
 import mobilenets
 from mobilenets import MobileNet
@@ -19,7 +18,8 @@ SNIPPET = re.compile(r"<!-- runs in the tests: (\w+) -->\n```python\n(.*?)```", 
 SNIPPETS = dict(SNIPPET.findall((ROOT / "docs" / "migration.md").read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("world", first_fast(["hub", "native"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["hub", "native"])
 def test_grad_cam(
     world: str, tmp_path: Path, module: Any, randomise: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

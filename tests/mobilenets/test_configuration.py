@@ -105,7 +105,12 @@ def test_results_are_equal(
 @pytest.mark.parametrize("floatx", ["float64", "float16"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_modules_and_models_load(
-    variant: str, floatx: str, tmp_path: Path, random_images: Any, randomise: Any
+    variant: str,
+    floatx: str,
+    quick_save: None,
+    tmp_path: Path,
+    random_images: Any,
+    randomise: Any,
 ) -> None:
     images = random_images(2, 32)
     model = randomise(MobileNet(variant, 3))

@@ -78,7 +78,8 @@ def without_onednn(
     reference_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("without_onednn")
-    environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": str(_PROJECT)}
+    paths = os.pathsep.join((str(_PROJECT), str(_PROJECT / "tests")))
+    environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": paths}
     command = [sys.executable, __file__, str(reference_data), str(folder)]
     subprocess.run(command, check=True, env=environment, cwd=_PROJECT)
     return lambda name: dict(np.load(folder / f"{name}.npz"))

@@ -50,6 +50,7 @@ def test_it_is_fetched_once(repository: Hosts, monkeypatch: pytest.MonkeyPatch) 
     assert repository.asked == []
 
 
+@pytest.mark.slow
 def test_the_tool_takes_it(
     repository: Hosts, command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

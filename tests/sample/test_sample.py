@@ -295,6 +295,7 @@ def _red(picture: Path) -> float:
 
 
 class TestShow:
+    @pytest.mark.slow
     def test_reports_the_accuracy_that_it_measured(
         self, shown: dict[str, _Shown], model: mobilenets.MobileNet
     ) -> None:
@@ -310,12 +311,14 @@ class TestShow:
         picture = shown["digits"].picture
         assert [path.name for path in picture.parent.iterdir()] == [picture.name]
 
+    @pytest.mark.slow
     def test_reports_a_bad_accuracy_too(self, shown: dict[str, _Shown]) -> None:
         *_, labels = digits(TRAINED)
         accuracy = shown["three"].accuracy
         assert accuracy == np.mean(labels == 3)
         assert f"{accuracy:.1%} ({np.sum(labels == 3)} right)" in shown["three"].printed
 
+    @pytest.mark.slow
     def test_picture_shows_digits_and_marks_wrong_ones(self, shown: dict[str, _Shown]) -> None:
         pixels = matplotlib.image.imread(shown["digits"].picture)[..., :3]
         assert pixels.shape[0] > 500
@@ -327,6 +330,7 @@ class TestShow:
         assert many > 0.01
         assert many > 5 * few
 
+    @pytest.mark.slow
     def test_tries_the_feature_vector_beside(
         self,
         modules: dict[str, Path],
@@ -389,6 +393,7 @@ class TestShow:
         assert f"{tmp_path / 'folder'} cannot be written" in line
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
+    @pytest.mark.slow
     def test_command_prints_the_table_and_nothing_else(
         self, modules: dict[str, Path], tmp_path: Path
     ) -> None:

@@ -140,6 +140,7 @@ def test_other_batches(name, precision, made, images):
     assert np.abs(expected[0] - expected[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "least"),
     [slow("float16", 0.999999), slow("dynamic", 0.9999), ("int8", 0.999)],
@@ -152,6 +153,7 @@ def test_lower_precisions_are_close(precision, least, network, made, images):
     assert found.top1 == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", slow("dynamic")])
 def test_corrected_biases_make_it_closer(precision, network, made, images, monkeypatch):
     calibration, held_out = images
@@ -306,6 +308,7 @@ def classifier(network, tmp_path_factory):
 class TestClassifiers:
     """Float models with layers after, and scaling before, the MobileNet."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("world", WORLDS)
     def test_float32(self, world, classifier, images):
         model, white, paths = classifier(world)

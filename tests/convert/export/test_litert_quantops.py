@@ -189,6 +189,7 @@ def test_a_module(num_classes: int | None, quantized: Callable, patterns: np.nda
     assert dtypes == {np.uint8, np.int32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", first_fast(["BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN"]))
 @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
 def test_other_batches(
@@ -449,6 +450,7 @@ class TestRefused:
         with pytest.raises(ConvertError, match=r"expected one quantops module .*, found 2"):
             integer_model(model)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("layer", "message"),
         [

@@ -40,7 +40,7 @@ CHECKPOINTS = [
         ("slim_random/mobilenet_v2_0.35_96", "raw"),
     ],
 )
-def test_checkpoint_to_module_to_checkpoint(name, selection, reference_data, tmp_path):
+def test_checkpoint_to_module_to_checkpoint(name, selection, quick_save, reference_data, tmp_path):
     with weights.open(reference_data / name, selection) as source:
         model = mobilenets.load(reference_data / name)
         variant = model.variant

@@ -39,6 +39,7 @@ OPTIMIZER = "optimizer state"
 OUTSIDE = "layers outside the network"
 BEFORE = "layers before the network"
 V1, V2 = Variant("mobilenet_v1", 0.25, 64), Variant("mobilenet_v2", 0.35, 64)
+V2_SLOW = slow(V2)
 
 
 def application(library: str, variant: Variant, **arguments):
@@ -138,7 +139,7 @@ def opened(file: Path) -> tuple[weights.Weights, dict[str, np.ndarray]]:
 class TestApplicationAlone:
     @pytest.mark.parametrize(("library", "form"), FORMS)
     @pytest.mark.parametrize(
-        ("variant", "classes"), first_fast([(V1, 10), (V2, None), (V1, None), (V2, 10)], 2), ids=str
+        ("variant", "classes"), first_fast([(V1, 10), (V2, None), (V1, None), (V2, 10)]), ids=str
     )
     def test_every_format(
         self, tmp_path: Path, library: str, form: str, variant: Variant, classes: int | None
@@ -153,7 +154,7 @@ class TestApplicationAlone:
         assert_equal(values, named(variant, model))
 
     @pytest.mark.parametrize("library", KERASES)
-    @pytest.mark.parametrize("variant", [V1, V2], ids=str)
+    @pytest.mark.parametrize("variant", [V1, V2_SLOW], ids=str)
     def test_outputs(
         self, tmp_path: Path, library: str, variant: Variant, random_images: Callable
     ) -> None:
@@ -282,9 +283,6 @@ def nested(library: str, variant: Variant, how: str, head: Callable | None = Non
     return KERASES[library].Model(inputs, outputs)
 
 
-V2_SLOW = slow(V2)
-
-
 @pytest.mark.parametrize("library", KERASES)
 class TestApplicationWithin:
     @pytest.mark.parametrize(
@@ -298,7 +296,6 @@ class TestApplicationWithin:
                 (V2, "sequential"),
                 (V2, "functional"),
             ],
-            2,
         ),
         ids=str,
     )
@@ -322,7 +319,7 @@ class TestApplicationWithin:
         [
             ("sequential", lambda layers: [layers.Dense(4), layers.Dense(3)], 4),
             slow("flat", lambda layers: [layers.Dense(4), layers.Dense(3)], 4),
-            ("flat", lambda layers: [layers.BatchNormalization(), layers.Dense(3)], 6),
+            slow("flat", lambda layers: [layers.BatchNormalization(), layers.Dense(3)], 6),
             slow("flat", lambda layers: [layers.Dense(3, use_bias=False)], 1),
         ],
         ids=["two dense layers", "two dense layers, flat", "batch norm", "no bias"],

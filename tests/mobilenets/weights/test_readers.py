@@ -276,6 +276,7 @@ class TestAnotherFormat:
             np.savez(file, **variables)
         return path
 
+    @pytest.mark.slow
     def test_is_loaded_and_converted_like_any(
         self, arrays: None, file: Path, tmp_path: Path
     ) -> None:

@@ -82,7 +82,9 @@ class TestHubModules:
         with weights.open(other) as found:
             assert found.class_names is None
 
-    @pytest.mark.parametrize(("family", "classes"), [("mobilenet_v1", 5), ("mobilenet_v2", None)])
+    @pytest.mark.parametrize(
+        ("family", "classes"), first_fast([("mobilenet_v1", 5), ("mobilenet_v2", None)])
+    )
     def test_our_own(self, module: Callable[..., Path], family: str, classes: int | None) -> None:
         folder = module(family, classes)
         model = mobilenets.load(folder)
@@ -168,7 +170,8 @@ def trained(
 
 
 class TestFineTuned:
-    @pytest.mark.parametrize("optimizer", first_fast(["tf_keras", "legacy"]))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("optimizer", ["tf_keras", "legacy"])
     @pytest.mark.parametrize("saved", ["SavedModel", "weights/ckpt", "Checkpoint"])
     def test_a_dense_layer_becomes_the_logits(
         self, trained: Callable[[str], Trained], saved: str, optimizer: str
@@ -193,6 +196,7 @@ class TestFineTuned:
             assert 2 * 83 < len(found.leftovers["optimizer slots"]) <= 2 * 83 + 5
             assert found.image_size == (64 if saved == "SavedModel" else None)
 
+    @pytest.mark.slow
     def test_it_predicts_as_the_model_did(self, trained: Callable[[str], Trained]) -> None:
         import tf_keras
 
