@@ -21,8 +21,7 @@ SCRIPT = Path(distributed_training.__file__)
 ROOT = SCRIPT.parents[1]
 worlds = pytest.mark.parametrize("world", ["hub", "native"])
 strategies = pytest.mark.parametrize("strategy", ["mirrored", "workers"])
-# In one process of pytest-xdist: each strategy then runs once.
-pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 Results = Callable[[str], list[dict[str, np.ndarray]]]
 
