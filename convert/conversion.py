@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -180,13 +179,8 @@ def _is_there(module: Path, directory: Path) -> bool:
 
 def _contents(folder: Path) -> dict[str, str]:
     """The hash of each file in a folder by its path there."""
-    hashes = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            hashes[path.relative_to(folder).as_posix()] = digest
-    return hashes
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): fetching.sha256(path) for path in files}
 
 
 def _parity(directory: Path) -> dict[str, Any]:

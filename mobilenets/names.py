@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -48,8 +47,7 @@ class Origin:
     @functools.cached_property
     def sha256(self) -> str:
         """Of the file's bytes, in hexadecimal."""
-        with self.file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return fetching.sha256(self.file)
 
     @property
     def hash_of(self) -> str:

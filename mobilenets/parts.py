@@ -51,7 +51,7 @@ class Part:
         self._pending = {path: dict(values) for path, values in (inside or {}).items()}
 
     def restore_settings(self) -> None:
-        """Applies the configuration's settings to the inner layers and variables."""
+        """Applies the configuration's settings inside, and shows inner layers to TensorFlow."""
         members = dict(_members(self))
         for path, values in self._pending.items():
             for attribute, value in values.items():

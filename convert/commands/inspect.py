@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +89,7 @@ def _sha256(found: Weights) -> str | None:
     """The hash of the file that was fetched or given; None for a folder or several files."""
     if found.origin:
         return found.origin.sha256
+    from mobilenets import fetching
+
     path = Path(found.source)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return fetching.sha256(path) if path.is_file() else None

@@ -6,6 +6,7 @@ the library uses the names here.
 
 from mobilenets.fetching.archives import unpack, unpacked
 from mobilenets.fetching.cache_folder import cache, locked
+from mobilenets.fetching.checks import sha256
 from mobilenets.fetching.errors import ArchiveError, FetchError
 from mobilenets.fetching.files import fetch, first_use
 from mobilenets.fetching.network import offline
@@ -23,6 +24,7 @@ __all__ = [
     "local",
     "locked",
     "offline",
+    "sha256",
     "sources",
     "unpack",
     "unpacked",
