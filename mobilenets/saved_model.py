@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from mobilenets.canonical import canonicalize
 from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
 from mobilenets.parts import L2
@@ -25,7 +26,7 @@ from mobilenets.writing import written_beside
 
 __all__ = ["FORMAT", "is_module", "read", "save"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the modules' format; raise it when modules are written differently (a test checks).
 
 A module in another format is converted again.
@@ -109,6 +110,7 @@ def _write(model: MobileNet, directory: Path) -> None:
             module.class_names = tf.saved_model.Asset(str(path))
         module.__call__ = _callable(copy)
         tf.saved_model.save(module, str(directory), signatures=_signatures(copy, module.__call__))
+    canonicalize(directory)
 
 
 def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:

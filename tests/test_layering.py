@@ -34,10 +34,11 @@ ORDER = [
     "model",
     "images",
     "weights",
+    "canonical",
     "saved_model",
     "loading",
 ]
-APART = ["errors", "published", "images", "writing", "_version"]
+APART = ["errors", "published", "images", "writing", "canonical", "_version"]
 # The same within the package of weights; a reader uses no other.
 READERS = [reader.__name__.rpartition(".")[2] for reader in readers.READERS]
 KERAS = ["keras_hdf5", "keras_layout", "keras_names", "keras_config"]

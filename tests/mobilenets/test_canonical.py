@@ -1,0 +1,99 @@
+"""Equal models give equal modules: in any process, folder and order, on any number of threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+import mobilenets
+from mobilenets import MobileNet
+from mobilenets.canonical import canonicalize
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = ("mobilenet_v1_025_64", "mobilenet_v2_035_64", "mobilenet_v1_025_64/quantops")
+KINDS = {"feature_vector": {}, "classification": {"class_names": ["background", "cat"]}}
+# Saves the models of the arguments after the number of threads, and the folder.
+PROGRAM = f"""
+import sys
+import tensorflow as tf
+threads, folder, *names = sys.argv[1:]
+tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+tf.config.threading.set_inter_op_parallelism_threads(int(threads))
+import keras, mobilenets
+for name in names:
+    variant, _, kind = name.rpartition("/")
+    keras.utils.set_random_seed(0)
+    model = mobilenets.MobileNet(variant, **{KINDS!r}[kind])
+    mobilenets.save(model, f"{{folder}}/{{name}}")
+"""
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_process_saves_the_same_again(quick_save: None, tmp_path: Path) -> None:
+    model = MobileNet("mobilenet_v1_025_64", class_names=["background", "cat"])
+    for name in ("one", "other/folder"):
+        mobilenets.save(model, tmp_path / name)
+    found = files(tmp_path / "one")
+    assert found == files(tmp_path / "other" / "folder")
+    assert sorted(found) == [
+        "assets.extra/mobilenet.json",
+        "assets/class_names.txt",
+        "saved_model.pb",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    ]
+
+
+def test_another_model_gives_another_file(quick_save: None, tmp_path: Path) -> None:
+    for name in ("mobilenet_v1_025_64", "mobilenet_v1_050_64"):
+        mobilenets.save(MobileNet(name), tmp_path / name)
+    one, other = (files(path)["saved_model.pb"] for path in sorted(tmp_path.iterdir()))
+    assert one != other
+
+
+def test_the_functions_compute_the_same(tmp_path: Path) -> None:
+    """Calls within calls, of functions that TensorFlow traced in another order than their names."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None])], autograph=False)
+    def inner(x: tf.Tensor) -> tf.Tensor:
+        return x * module.scale
+
+    @tf.function(input_signature=[tf.TensorSpec([None])], autograph=False)
+    def outer(x: tf.Tensor) -> tf.Tensor:
+        return inner(inner(x)) + 1.0
+
+    module = tf.Module()
+    module.scale = tf.Variable(3.0)
+    module.outer, module.inner = outer, inner
+    tf.saved_model.save(module, str(tmp_path))
+    canonicalize(tmp_path)
+    loaded = tf.saved_model.load(str(tmp_path))
+    assert loaded.outer(tf.constant([2.0])).numpy() == [19.0]
+    assert loaded.inner(tf.constant([2.0])).numpy() == [6.0]
+
+
+@pytest.mark.slow
+def test_processes_folders_orders_and_threads_do_not_matter(tmp_path: Path) -> None:
+    names = [f"{variant}/{kind}" for variant in VARIANTS for kind in KINDS]
+    for threads, folder, order in ((1, "one", names), (3, "the/other", names[::-1])):
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(threads), str(tmp_path / folder), *order],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": str(threads)},
+            check=True,
+        )
+    one, other = files(tmp_path / "one"), files(tmp_path / "the" / "other")
+    assert [name for name in one if one[name] != other.get(name)] == []
+    assert len(one) == len(other)
