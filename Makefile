@@ -7,11 +7,13 @@ JOBS ?= 2
 # For convert-all: a glob over hub names, and 1 to fetch nothing.
 ONLY ?= *
 OFFLINE ?=
+# For publish: where the site of MODELS goes.
+SITE ?= site
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: help install test test-slow test-all check convert-sample convert-all notebooks dist bench clean
+.PHONY: help install test test-slow test-all check convert-sample convert-all publish notebooks dist bench clean
 
 help:  ## the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,9 @@ convert-sample: $(installed)  ## convert the shipped checkpoint and show what th
 convert-all: $(installed)  ## every published variant: MODELS=dir [CHECKPOINTS=dir] [JOBS=2]
 	$(bin)/python -m convert all $(if $(CHECKPOINTS),--checkpoints '$(CHECKPOINTS)') \
 		--output $(MODELS) --jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
+
+publish: $(installed)  ## a folder of modules to a site that hosts them: MODELS=dir SITE=dir
+	$(bin)/python -m convert publish '$(MODELS)' --output '$(SITE)'
 
 notebooks: $(installed)  ## run the notebooks and store their outputs; CHECK=1 compares instead
 	$(bin)/python notebooks/run.py $(if $(CHECK),--check)

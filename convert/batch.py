@@ -91,7 +91,7 @@ class _Attempt:
         url = self.source.url
         if self.source.what == MIRROR:
             # The folder of both kinds.
-            url = url.rsplit("/", 2)[0]
+            url = url.rsplit("/", 1)[0]
         return f"{self.source.what}, {url}"
 
 
@@ -148,7 +148,9 @@ def convert_all(
             if source.what == MIRROR:
                 task = functools.partial(_place, files, str(output), attempt.name)
             else:
-                task = functools.partial(_convert, files[_FOR_BOTH], str(output), attempt.name)
+                task = functools.partial(
+                    _convert, files[_FOR_BOTH], str(output), attempt.name, source
+                )
             try:
                 future = pool.submit(task)
             except BrokenProcessPool:
@@ -228,7 +230,7 @@ def _own(checkpoints: Path | None, name: str) -> Source | None:
     return Source(_OWN, str(folder)) if found else None
 
 
-def _convert(source: str, output: str, variant: str) -> _Modules:
+def _convert(file: str, output: str, variant: str, source: Source) -> _Modules:
     """Runs in a child process; an error returns as one that can be pickled."""
     from . import quiet  # noqa: F401  # before anything loads TensorFlow
 
@@ -240,7 +242,7 @@ def _convert(source: str, output: str, variant: str) -> _Modules:
     try:
         return [
             (done.written, done.parity["largest_difference"])
-            for done in convert(source, output, variant=variant)
+            for done in convert(file, output, variant=variant, fetched_from=source)
         ]
     except WeightsError as error:
         raise _UnreadableError(str(error)) from error

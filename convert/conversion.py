@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mobilenets import MobileNet, Variant, fetching, save
+from mobilenets import MobileNet, Variant, fetching, published, save
 from mobilenets.loading import check_module
+from mobilenets.published import Source
 from mobilenets.saved_model import FORMAT
-from mobilenets.weights import mapping
+from mobilenets.weights import Weights, mapping
 from mobilenets.weights import open as open_weights
 from mobilenets.writing import written_beside
 
@@ -60,6 +61,7 @@ def convert(
     kinds: Sequence[str] | None = None,
     weights: str = "auto",
     labels: str | os.PathLike[str] | None = None,
+    fetched_from: Source | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Conversion]:
     """Converts a checkpoint to `output/<hub name>/<kind>`.
@@ -73,6 +75,7 @@ def convert(
       weights: `"raw"`, `"averages"`, or `"auto"` for what the published modules hold.
       labels: Text file of class names, see `labels.read_labels`; None takes the source's, or
         ImageNet's for 1001 classes.
+      fetched_from: The place of a source that is a file in the cache; None if `source` says it.
       report: Called with a line on each step and on what was left out.
 
     Raises:
@@ -124,18 +127,34 @@ def convert(
                     found.num_classes if classified else None,
                     names if classified else None,
                 )
-                parity = _write(model, values, directory, made_from, report)
+                recorded = {**made_from, "origin": _origin(found, fetched_from)}
+                parity = _write(model, values, directory, recorded, report)
             conversions.append(Conversion(network.name, kind, str(directory), written, parity))
         return conversions
 
 
+def _origin(found: Weights, place: Source | None) -> dict[str, str]:
+    """What the weights were read from; the same wherever the file lies on this machine."""
+    path = Path(found.origin.file if found.origin else found.source)
+    sha256 = fetching.sha256(path) if path.is_file() else found.fingerprint
+    for archive in published.archives().values():
+        if archive.sha256 == sha256:
+            return {"what": "TF-Slim archive", "url": archive.url, "sha256": sha256}
+    if place is None and found.origin:
+        place = found.origin.source
+    if place and "://" in place.url:
+        return {"what": place.what, "url": place.url, "sha256": sha256}
+    what = "file" if path.is_file() else "checkpoint"
+    return {"what": what, "file": path.name, "sha256": sha256}
+
+
 def place(
-    archives: Mapping[str, str | os.PathLike[str]], output: str | os.PathLike[str], variant: str
+    modules: Mapping[str, str | os.PathLike[str]], output: str | os.PathLike[str], variant: str
 ) -> list[Conversion]:
     """Puts modules that were converted elsewhere to `output/<hub name>/<kind>`, as they are.
 
     Args:
-      archives: For each kind the archive of the module.
+      modules: For each kind the archive of the module.
       output: Folder of modules; made if absent.
       variant: Hub name.
 
@@ -144,14 +163,14 @@ def place(
         cannot be written.
       MobileNetError: An archive holds another module or none; nothing was put there.
     """
-    for kind, archive in archives.items():
+    for kind, archive in modules.items():
         check_module(archive, variant, kind)
     known = {}
-    for kind, archive in archives.items():
+    for kind, archive in modules.items():
         directory = Path(output) / variant / kind
         with fetching.local(archive) as folder:
             known[kind] = _parity(folder), _is_there(folder, directory)
-    for kind, archive in archives.items():
+    for kind, archive in modules.items():
         if not known[kind][1]:
             try:
                 fetching.unpacked(archive, Path(output) / variant / kind)

@@ -51,10 +51,10 @@ class Origin:
 
     @property
     def hash_of(self) -> str:
-        """Who says that the hash is right: `"published"`, `"SHA256SUMS"` or `"first use"`."""
-        if self.source.sha256:
-            return "published"
-        return "SHA256SUMS" if self.source.sums else "first use"
+        """Who says that the hash is right: `"published"`, `"index.json"` or `"first use"`."""
+        if self.source.index:
+            return "index.json"
+        return "published" if self.source.sha256 else "first use"
 
 
 def parse(source: str | os.PathLike[str]) -> Name | None:
@@ -107,7 +107,8 @@ def first(name: str, kind: str, use: Callable[[Origin], _Result]) -> _Result:
     failures = []
     for source in fetching.sources(name, kind):
         try:
-            return use(Origin(source, fetching.fetch(source)))
+            found = fetching.newest(source)
+            return use(Origin(found, fetching.fetch(found)))
         except (MobileNetError, OSError) as error:
             failures.append(f"{source.what}: {reason(error)}")
     raise fetching.FetchError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["KINDS", "Archive", "Source", "archives", "by_hand", "sources"]
+__all__ = ["KINDS", "Archive", "Source", "archives", "by_hand", "hub_modules", "sources"]
 
 KINDS = ("feature_vector", "classification")
 """What a published module gives: features, or the logits of ImageNet's classes."""
@@ -48,15 +48,17 @@ class Source:
 
     Attributes:
       what: Description for users, such as `"TF-Slim archive"`.
-      url: Its `http(s)://` URL, or a path on this machine.
+      url: Its `http(s)://` URL, or a path on this machine. Of a mirror's module without a hash, the
+        folder of its versions.
       sha256: The published SHA-256 of its bytes in hexadecimal; None if none was published.
-      sums: URL or path of a `SHA256SUMS` that lists `url`, relative to its own folder; or None.
+      index: URL or path of the mirror's `index.json`, which tells the versions and their hashes;
+        None for a source that is none of a mirror's.
     """
 
     what: str
     url: str
     sha256: str | None = None
-    sums: str | None = None
+    index: str | None = None
 
 
 @functools.cache
@@ -88,6 +90,17 @@ def sources(name: str, kind: str) -> list[Source]:
         alpha = row.get("alpha", {}).get(numbers["multiplier"])
         found.append(Source(row["what"], row[kind].format(name=name, alpha=alpha, **numbers)))
     return found
+
+
+def hub_modules(name: str) -> set[str]:
+    """The URLs of Google's own TF2 Hub modules of a variant, of both kinds.
+
+    Args:
+      name: The hub's name; one of `archives()`.
+    """
+    beginnings = ("https://tfhub.dev/google/", "https://www.kaggle.com/models/google/")
+    urls = {source.url for kind in KINDS for source in sources(name, kind)}
+    return {url for url in urls if url.startswith(beginnings)}
 
 
 def by_hand(name: str, kind: str) -> str:

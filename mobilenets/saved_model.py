@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,7 +25,7 @@ from mobilenets.parts import L2
 from mobilenets.quantization import RANGE_MOMENTUM
 from mobilenets.writing import written_beside
 
-__all__ = ["FORMAT", "is_module", "read", "save"]
+__all__ = ["FORMAT", "config", "is_module", "read", "save"]
 
 FORMAT = 3
 """Version of the modules' format; raise it when modules are written differently (a test checks).
@@ -77,21 +78,21 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
 
 
 def _write(model: MobileNet, directory: Path) -> None:
-    config = {
+    arguments = {
         key: value
         for key, value in model.get_config().items()
         if key not in ("requires", "name", "trainable", "dtype", "inside")
     }
     # A copy: it has no frozen blocks, no reduced precision and no distribution strategy.
     with tf.variable_creator_scope(_synchronized_when_read):
-        copy = MobileNet(**config, dtype="float32")
+        copy = MobileNet(**arguments, dtype="float32")
     for ours, theirs in zip(
         copy.slim_variables.values(), model.slim_variables.values(), strict=True
     ):
         ours.assign(theirs.numpy())
     (directory / _CONFIG).parent.mkdir(parents=True)
     (directory / _CONFIG).write_text(
-        json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(arguments, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
     module = tf.train.Checkpoint()
@@ -218,6 +219,11 @@ def is_module(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / _CONFIG).is_file()
 
 
+def config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arguments of `MobileNet` for the model of a module that `save` wrote."""
+    return json.loads((Path(directory) / _CONFIG).read_text(encoding="utf-8"))
+
+
 def read(
     directory: str | os.PathLike[str],
     *,
@@ -234,12 +240,12 @@ def read(
       activation_range_momentum: In [0, 1], for quantized variants; None takes the saved model's.
     """
     path = Path(directory)
-    config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    arguments = config(path)
     if batch_norm_momentum is not None:
-        config["batch_norm_momentum"] = batch_norm_momentum
+        arguments["batch_norm_momentum"] = batch_norm_momentum
     if activation_range_momentum is not None:
-        config["activation_range_momentum"] = activation_range_momentum
-    model = MobileNet(**config, trainable=trainable)
+        arguments["activation_range_momentum"] = activation_range_momentum
+    model = MobileNet(**arguments, trainable=trainable)
     module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
     restored = module.restore(str(path / "variables" / "variables"))
     restored.assert_existing_objects_matched().expect_partial()

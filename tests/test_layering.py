@@ -52,8 +52,9 @@ FETCHING: dict[str, set[str]] = {
     "archives": {"errors"},
     "cache_folder": {"urls"},
     "checks": {"archives", "errors"},
-    "source_order": {"cache_folder"},
-    "files": {"cache_folder", "checks", "errors", "network", "urls"},
+    "mirror": {"cache_folder", "errors", "network", "urls"},
+    "source_order": {"cache_folder", "mirror"},
+    "files": {"cache_folder", "checks", "errors", "mirror", "network", "urls"},
     "user_sources": {"archives", "cache_folder", "errors", "files", "urls"},
 }
 # What `python -m convert list` needs, and a download.

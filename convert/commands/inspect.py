@@ -18,7 +18,7 @@ HELP = "show what a file of weights holds, and which of its variables would be e
 # What a hash is worth, by `Origin.hash_of`.
 _HASHES = {
     "published": "the published one",
-    "SHA256SUMS": "as the mirror's SHA256SUMS says",
+    "index.json": "as the mirror's index.json says",
     "first use": "that of the first use; none was published",
 }
 

@@ -9,6 +9,7 @@ from mobilenets.fetching.cache_folder import cache, locked
 from mobilenets.fetching.checks import sha256
 from mobilenets.fetching.errors import ArchiveError, FetchError
 from mobilenets.fetching.files import fetch, first_use
+from mobilenets.fetching.mirror import newest
 from mobilenets.fetching.network import offline
 from mobilenets.fetching.source_order import MIRROR, sources
 from mobilenets.fetching.user_sources import asked_for, local
@@ -23,6 +24,7 @@ __all__ = [
     "first_use",
     "local",
     "locked",
+    "newest",
     "offline",
     "sha256",
     "sources",

@@ -10,7 +10,7 @@ from pathlib import Path
 from mobilenets.fetching import archives
 from mobilenets.fetching.errors import FetchError
 
-__all__ = ["check_content", "listed", "sha256"]
+__all__ = ["check_content", "sha256"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -19,15 +19,6 @@ def sha256(path: Path) -> str:
     """A file's hash, in lower-case hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def listed(sums: str, name: str) -> str | None:
-    """The hash of a file in the text of a SHA256SUMS."""
-    for line in sums.splitlines():
-        match = re.fullmatch(r"(?P<sha256>[0-9a-fA-F]{64}) [ *](?:\./)?(?P<name>.+)", line.strip())
-        if match and match["name"] == name:
-            return match["sha256"].lower()
-    return None
 
 
 def check_content(url: str, path: Path) -> None:

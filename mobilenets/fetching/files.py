@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mobilenets.fetching import cache_folder, checks, network, urls
-from mobilenets.fetching.errors import FetchError, not_writable, reason
+from mobilenets.fetching import cache_folder, checks, mirror, network, urls
+from mobilenets.fetching.errors import FetchError, not_writable
 from mobilenets.published import Source
 from mobilenets.writing import written_beside
 
@@ -30,7 +29,8 @@ def fetch(
     https alone.
 
     Args:
-      source: What to fetch; a file on this machine is checked and stays where it is.
+      source: What to fetch, of a mirror's module the newest version; a file on this machine is
+        checked and stays where it is.
       progress: Told the bytes that have come, and the bytes in all, or None where the server does
         not tell; None draws a bar on standard error if that is a terminal.
       offline: Whether only the cache counts, as with `MOBILENETS_OFFLINE=1`.
@@ -43,6 +43,7 @@ def fetch(
         were published or came at first use, the source is not in the cache and the network is
         forbidden, or the cache cannot be written.
     """
+    source = mirror.newest(source, offline=offline)
     target = cache_folder.place(source.url)
     try:
         if not urls.is_url(source.url):
@@ -75,7 +76,7 @@ def _is_good(source: Source, target: Path) -> bool:
     if not target.is_file():
         return False
     expected = source.sha256 or cache_folder.recorded(target)
-    if expected is None and source.sums is None:
+    if expected is None:
         checks.check_content(source.url, target)
         return True
     return checks.sha256(target) == expected
@@ -84,8 +85,7 @@ def _is_good(source: Source, target: Path) -> bool:
 def _bring(
     source: Source, target: Path, progress: Callable[[int, int | None], None] | None
 ) -> None:
-    published = source.sha256 or (_listed(source) if source.sums else None)
-    expected = published or cache_folder.recorded(target)
+    expected = source.sha256 or cache_folder.recorded(target)
     with written_beside(target) as folder:
         new = folder / target.name
         network.download(source.url, new, progress)
@@ -93,17 +93,18 @@ def _bring(
         if expected is None:
             checks.check_content(source.url, new)
         elif found != expected:
-            when = "published" if published else "recorded at first use"
+            when = "published" if source.sha256 else "recorded at first use"
             advice = (
                 "run again, and if it persists look at what the server sends"
-                if published
+                if source.sha256
                 else f"delete {cache_folder.record(target)} if the new file is the right one"
             )
             raise FetchError(
                 f"{source.url}: expected the SHA-256 {when}, {expected}, found {found} in "
                 f"{new.stat().st_size} bytes; nothing was kept; {advice}"
             )
-        if source.sha256 is None:
+        if source.sha256 is None or source.index:
+            # A mirror's index is not kept.
             cache_folder.note(target, found)
 
 
@@ -111,26 +112,6 @@ def _on_this_machine(source: Source) -> Path:
     path = Path(source.url)
     if not path.is_file():
         raise FetchError(f"{path} is not there")
-    expected = source.sha256 or (_listed(source) if source.sums else None)
-    if expected is not None and (found := checks.sha256(path)) != expected:
-        raise FetchError(f"{path}: expected SHA-256 {expected}, found {found}")
+    if source.sha256 is not None and (found := checks.sha256(path)) != source.sha256:
+        raise FetchError(f"{path}: expected SHA-256 {source.sha256}, found {found}")
     return path
-
-
-def _listed(source: Source) -> str:
-    """The hash of a source's file in the SHA256SUMS that goes with it."""
-    assert source.sums is not None
-    name = source.url.removeprefix(source.sums.removesuffix("SHA256SUMS"))
-    if urls.is_url(source.sums):
-        with tempfile.TemporaryDirectory(prefix="mobilenet-") as folder:
-            file = Path(folder) / "SHA256SUMS"
-            network.download(source.sums, file, lambda done, total: None)
-            text = file.read_text(encoding="utf-8", errors="replace")
-    else:
-        try:
-            text = Path(source.sums).read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise FetchError(f"cannot read {source.sums}: {reason(error)}") from error
-    if found := checks.listed(text, name):
-        return found
-    raise FetchError(f"{source.sums} does not list {name}")

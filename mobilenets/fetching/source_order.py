@@ -6,7 +6,7 @@ import os
 
 # Not from the package, which would bring TensorFlow.
 import mobilenets.published as published
-from mobilenets.fetching import cache_folder
+from mobilenets.fetching import cache_folder, mirror
 from mobilenets.published import Source
 
 __all__ = ["MIRROR", "sources"]
@@ -18,15 +18,19 @@ MIRROR = "mirror"
 def sources(name: str, kind: str) -> list[Source]:
     """Where a published variant can be had: first what needs no network, then best first.
 
-    The best is a mirror, if `MOBILENETS_MIRROR` names one: a URL or a folder that holds
-    `<hub name>/<kind>/1.tar.gz` and a `SHA256SUMS` with a line `sha256  path` for each.
+    The best is a mirror, if `MOBILENETS_MIRROR` names one: a URL or a folder that holds an
+    `index.json` and what it lists, see docs/hosting.md.
 
     Args:
       name: The hub's name; one of `published.archives()`.
       kind: One of `published.KINDS`.
     """
     found = published.sources(name, kind)
-    if mirror := os.environ.get("MOBILENETS_MIRROR", "").rstrip("/"):
-        path = f"{mirror}/{name}/{kind}/1.tar.gz"
-        found.insert(0, Source(MIRROR, path, sums=f"{mirror}/SHA256SUMS"))
-    return sorted(found, key=lambda source: not cache_folder.place(source.url).is_file())
+    if at := os.environ.get("MOBILENETS_MIRROR", "").rstrip("/"):
+        found.insert(0, Source(MIRROR, f"{at}/{name}/{kind}", index=f"{at}/index.json"))
+    return sorted(found, key=lambda source: not _at_hand(source))
+
+
+def _at_hand(source: Source) -> bool:
+    """Whether it needs no network."""
+    return mirror.at_hand(source) if source.index else cache_folder.place(source.url).is_file()

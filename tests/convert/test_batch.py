@@ -1,6 +1,5 @@
 """Many checkpoints: found or fetched, converted side by side, one failure stopping nothing."""
 
-import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from local_hosts import hosts, tgz  # noqa: F401
+from mirrors import index_of
 
 from convert import batch
 from convert.batch import convert_all, matching
@@ -42,8 +42,8 @@ def conversions(monkeypatch):
     """Conversions in threads that note what they are asked for; `answers` decides how they end."""
     asked, answers = {}, {}
 
-    def convert(source, output, variant):
-        asked[variant] = Path(source).name
+    def convert(file, output, variant, source):
+        asked[variant] = Path(file).name
         answer = answers.get(variant, [(True, 1e-5), (True, 3e-5)])
         if isinstance(answer, Exception):
             raise answer
@@ -159,10 +159,10 @@ def test_the_next_source_is_taken_where_one_cannot_be_read(
     fetched[1].update({"TF2 Hub module at tfhub.dev", "keras.applications file"})
     convert = batch._convert
 
-    def pick(source, output, variant):
-        if not source.endswith(".h5"):
-            raise batch._UnreadableError(f"{source} is not a checkpoint")
-        return convert(source, output, variant)
+    def pick(file, output, variant, source):
+        if not file.endswith(".h5"):
+            raise batch._UnreadableError(f"{file} is not a checkpoint")
+        return convert(file, output, variant, source)
 
     monkeypatch.setattr(batch, "_convert", pick)
     name = "mobilenet_v1_025_128"
@@ -241,13 +241,13 @@ class TestMirror:
 
         def mirror(**archives):
             shutil.rmtree(root, ignore_errors=True)
-            sums = ""
-            for kind, body in (archives or packed).items():
-                path = f"{self.NAME}/{kind}/1.tar.gz"
+            bodies = {
+                f"{self.NAME}/{kind}/1.tar.gz": body for kind, body in (archives or packed).items()
+            }
+            for path, body in bodies.items():
                 (root / path).parent.mkdir(parents=True)
                 (root / path).write_bytes(body)
-                sums += f"{hashlib.sha256(body).hexdigest()}  {path}\n"
-            (root / "SHA256SUMS").write_text(sums)
+            (root / "index.json").write_text(index_of(bodies))
             return root
 
         return mirror
@@ -312,7 +312,7 @@ class TestMirror:
         outcome = self.outcome(tmp_path, offline=False)
         assert outcome.status == "missing"
         reasons = {
-            "lacks a kind": "1.tar.gz is not there",
+            "lacks a kind": f"does not list {self.NAME}/classification",
             "kind": "holds a classification, expected a feature_vector",
             "no module": "holds no module that mobilenets.save wrote",
             "damaged": "holds a damaged module: ",

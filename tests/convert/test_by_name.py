@@ -13,12 +13,14 @@ import h5py
 import numpy as np
 import pytest
 from local_hosts import Hosts, hosts, tgz  # noqa: F401
+from mirrors import index_of
 from published_world import QUANT, V1, V2, archive, models, world  # noqa: F401
 from tiers import first_fast
 
 import mobilenets
+from convert import conversion
 from convert.conversion import convert
-from convert.export import keras_weights
+from convert.export import keras_weights, slim
 from mobilenets import MobileNet, MobileNetError, fetching, published, weights
 
 Command = Callable[..., tuple[int, str, str]]
@@ -105,6 +107,9 @@ def test_checkpoint(command: Command, world: Hosts, tmp_path: Path, spelling: st
     done = json.loads(out)
     assert [(each["variant"], each["kind"]) for each in done] == [(name, kind) for kind in kinds]
     assert {each["parity"]["source"] for each in done} == {published.archives()[name].url}
+    row = published.archives()[name]
+    origin = {"what": "TF-Slim archive", "url": row.url, "sha256": row.sha256}
+    assert [each["parity"]["origin"] for each in done] == [origin] * len(kinds)
     # What verifies it again comes from the cache.
     world.asked.clear()
     code, _, err = command("verify", tmp_path / name / "feature_vector")
@@ -112,6 +117,46 @@ def test_checkpoint(command: Command, world: Hosts, tmp_path: Path, spelling: st
     code, _, err = command("verify", tmp_path / name / "feature_vector", "--checkpoint", name)
     assert (code, err) == (0, "")
     assert world.asked == []
+
+
+@pytest.mark.parametrize("way", ["url", "file", "copy", "other", "checkpoint", "cached"])
+def test_the_origin_is_recorded_without_paths(
+    way: str,
+    world: Hosts,
+    models: dict[str, MobileNet],
+    archive: Callable[..., bytes],
+    tmp_path: Path,
+) -> None:
+    """A published archive is known by its hash, whatever it is called."""
+    row = published.archives()[V1]
+    body = archive(V1, logits=False) if way == "other" else archive(V1)
+    (tmp_path / "mine.tgz").write_bytes(body)
+    sha256 = hashlib.sha256(body).hexdigest()
+    fetched_from = None
+    source: object = tmp_path / "mine.tgz"
+    expected = {"what": "TF-Slim archive", "url": row.url, "sha256": row.sha256}
+    if way == "url":
+        source = row.url
+    elif way == "copy":
+        source = f"{world.url}/mine.tgz"
+        world.answers[source] = body
+    elif way == "other":
+        expected = {"what": "file", "file": "mine.tgz", "sha256": sha256}
+    elif way == "checkpoint":
+        source = tmp_path / "mine.ckpt"
+        slim.export(models[V1], source)
+        files = (tmp_path / f"mine.ckpt.{end}" for end in ("index", "data-00000-of-00001"))
+        sha256 = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        expected = {"what": "checkpoint", "file": "mine.ckpt", "sha256": sha256}
+    elif way == "cached":
+        # As `all` hands it on.
+        source = tmp_path / "w.h5"
+        keras_weights.export(models[V1], source)
+        fetched_from = published.sources(V1, "classification")[-1]
+        sha256 = fetching.sha256(source)
+        expected = {"what": fetched_from.what, "url": fetched_from.url, "sha256": sha256}
+    with weights.open(source) as found:
+        assert conversion._origin(found, fetched_from) == expected
 
 
 def test_a_name_takes_no_variant(world: Hosts, tmp_path: Path) -> None:
@@ -132,10 +177,10 @@ def test_from_a_mirror(
     monkeypatch.setenv("MOBILENETS_MIRROR", f"{world.url}/mirror")
     world.answers[f"{world.url}/mirror/{place}"] = body
     sha256 = hashlib.sha256(body).hexdigest()
-    world.answers[f"{world.url}/mirror/SHA256SUMS"] = f"{sha256}  {place}\n".encode()
+    world.answers[f"{world.url}/mirror/index.json"] = index_of({place: body}).encode()
     found = inspected(command, V1)
     assert found["from"] == {"what": "mirror", "url": f"{world.url}/mirror/{place}"}
-    assert (found["sha256"], found["hash"]) == (sha256, "SHA256SUMS")
+    assert (found["sha256"], found["hash"]) == (sha256, "index.json")
 
 
 def test_a_url(command: Command, world: Hosts) -> None:

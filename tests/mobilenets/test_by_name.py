@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import weight_formats
 from local_hosts import Hosts, closed_port, hosts, tgz  # noqa: F401
+from mirrors import index_of
 from published_world import QUANT, V1, V2, archive, models, world  # noqa: F401
 from refusals import one_line
 from tiers import first_fast
@@ -338,10 +338,10 @@ class TestMirror:
             file = root / V1 / kind / "1.tar.gz"
             file.parent.mkdir(parents=True)
             file.write_bytes(body)
-            sums = f"{hashlib.sha256(body).hexdigest()}  {V1}/{kind}/1.tar.gz\n"
-            (root / "SHA256SUMS").write_text(sums)
+            index = index_of({f"{V1}/{kind}/1.tar.gz": body})
+            (root / "index.json").write_text(index)
             world.answers[f"{url}/{V1}/{kind}/1.tar.gz"] = body
-            world.answers[f"{url}/SHA256SUMS"] = sums.encode()
+            world.answers[f"{url}/index.json"] = index.encode()
 
         return mirror
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import site
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from local_hosts import tgz
+from mirrors import index_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -149,15 +149,15 @@ def test_the_wheel_alone_and_a_mirror(
     """By name, fine-tuned, saved and fine-tuned again; nothing of the clone, and no network."""
     import mobilenets
 
-    name, mirror, sums = "mobilenet_v1_025_128", tmp_path / "mirror", ""
+    name, mirror, archives = "mobilenet_v1_025_128", tmp_path / "mirror", {}
     model = randomise(mobilenets.MobileNet(name, 1001))
     for kind, each in (("classification", model), ("feature_vector", model.with_classes())):
         mobilenets.save(each, tmp_path / kind)
         path = f"{name}/{kind}/1.tar.gz"
         (mirror / path).parent.mkdir(parents=True)
-        (mirror / path).write_bytes(tgz(tmp_path / kind))
-        sums += f"{hashlib.sha256((mirror / path).read_bytes()).hexdigest()}  {path}\n"
-    (mirror / "SHA256SUMS").write_text(sums)
+        archives[path] = tgz(tmp_path / kind)
+        (mirror / path).write_bytes(archives[path])
+    (mirror / "index.json").write_text(index_of(archives))
 
     (folder := tmp_path / "user").mkdir()
     user = installed(built["wheel"], folder)

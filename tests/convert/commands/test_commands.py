@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "sample" / "mobilenet_v1_0.25_64.ckpt"
 NAMES = [
     *("list", "inspect", "checkpoint", "all", "verify", "evaluate"),
-    *("keras-weights", "lite", "slim"),
+    *("keras-weights", "lite", "publish", "slim"),
 ]
 # Of a bar that is redrawn, the last state; a spinner leaves nothing.
-OUR_OWN = re.compile(r"\s*(?:(?:images|[⠀-⣿]? *checkpoints) [━╸╺ ]+ *\d+/\d+ [\d: -]+)?\s*")
+OUR_OWN = re.compile(r"\s*(?:(?:images|modules|[⠀-⣿]? *checkpoints) [━╸╺ ]+ *\d+/\d+ [\d: -]+)?\s*")
 
 
 def test_all_are_found() -> None:
@@ -95,6 +95,10 @@ def test_nothing_but_our_own_progress(
         "lite report": lambda: (
             *("lite", _quantops(tmp_path), "--output", tmp_path / "m.tflite"),
             *("--report", get("photos")),
+        ),
+        "publish": lambda: (
+            *("publish", get("converted").parents[1]),
+            *("--output", tmp_path / "site"),
         ),
         "slim": lambda: ("slim", SAMPLE, "--output", tmp_path / "m.ckpt"),
     }

@@ -1,0 +1,1 @@
+"""Publishing: modules as archives with cards, an index for programs, and a site for people."""
