@@ -7,8 +7,9 @@ JOBS ?= 2
 # For convert-all: a glob over hub names, and 1 to fetch nothing.
 ONLY ?= *
 OFFLINE ?=
-# For publish: where the site of MODELS goes.
+# For publish: where the site of MODELS goes, and where npm has installed @litertjs/core.
 SITE ?= site
+DEMO ?=
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
@@ -52,8 +53,9 @@ convert-all: $(installed)  ## every published variant: MODELS=dir [CHECKPOINTS=d
 	$(bin)/python -m convert all $(if $(CHECKPOINTS),--checkpoints '$(CHECKPOINTS)') \
 		--output $(MODELS) --jobs $(JOBS) --only '$(ONLY)' $(if $(OFFLINE),--offline)
 
-publish: $(installed)  ## a folder of modules to a site that hosts them: MODELS=dir SITE=dir
-	$(bin)/python -m convert publish '$(MODELS)' --output '$(SITE)'
+publish: $(installed)  ## a folder of modules to a site that hosts them: MODELS=dir SITE=dir [DEMO=dir]
+	$(bin)/python -m convert publish '$(MODELS)' --output '$(SITE)' \
+		$(if $(DEMO),--demo '$(DEMO)')
 
 notebooks: $(installed)  ## run the notebooks and store their outputs; CHECK=1 compares instead
 	$(bin)/python notebooks/run.py $(if $(CHECK),--check)

@@ -26,22 +26,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SITE",
         help="folder of the site; what was published there stays",
     )
+    parser.add_argument(
+        "--demo",
+        type=Path,
+        metavar="PACKAGES",
+        help="let visitors try the classifications in their browser: the folder where npm has "
+        "installed @litertjs/core",
+    )
     _arguments.json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     with console.status("loading TensorFlow"):
         from .. import quiet  # noqa: F401  # before anything loads TensorFlow
+        from ..publish import demo, site
         from ..publish.modules import find
         from ..publish.publication import publish
 
     modules = find(options.modules)
+    runtime = None if options.demo is None else demo.runtime(options.demo)
     with console.progress() as progress:
         bar = progress.add_task("modules", total=len(modules))
-        _, done = publish(
+        index, done = publish(
             modules, options.output, on_module=lambda published: progress.advance(bar)
         )
-        # The pages: site.write(options.output, index, demo=None).
+    with console.status("writing the pages") as status:
+        site.write(
+            options.output,
+            index,
+            runtime=runtime,
+            on_model=lambda path: status.update(f"making {console.plain(path)}"),
+        )
     if options.json:
         console.print_json([{"status": each.status, **vars(each.entry)} for each in done])
     else:

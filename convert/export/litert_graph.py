@@ -119,6 +119,11 @@ class LiteGraph:
         data = self.model.buffers[self.graph.tensors[tensor].buffer].data
         return data is not None and len(data) > 0
 
+    def fix_batch(self) -> None:
+        """Gives up the free batch size: each tensor keeps the shape that it has for one image."""
+        for tensor in self.graph.tensors:
+            tensor.shapeSignature = None
+
     def packed(self) -> bytes:
         """The model's file; only the names of unused constants stay."""
         used = {*self.graph.inputs, *self.graph.outputs}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 from convert.export import bias_correction
 from convert.export.litert_graph import LiteGraph
@@ -272,3 +273,18 @@ class TestCorrection:
         lost = reference.convolutions[1].kernel - before.kernel
         moved = graph.constant(ours._constant(2)) - plain.constant(before._constant(2))
         np.testing.assert_allclose(moved, 0.5 * lost.sum((0, 1, 2)), rtol=0, atol=1e-3)
+
+
+def test_a_batch_can_be_fixed() -> None:
+    """The runtime for browsers runs no model with a free batch size."""
+    spec = tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32)
+    function = tf.function(lambda x: tensors(x)["logits"]).get_concrete_function(spec)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    graph = LiteGraph(converter.convert())
+    assert [*graph.graph.tensors[graph.graph.inputs[0]].shapeSignature] == [-1, SIZE, SIZE, 3]
+    graph.fix_batch()
+    interpreter = Interpreter(model_content=graph.packed())
+    for detail in interpreter.get_tensor_details():
+        assert -1 not in detail["shape_signature"]
+    (given,) = interpreter.get_input_details()
+    assert list(given["shape"]) == [1, SIZE, SIZE, 3]
