@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,21 @@ def module(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> Cal
     return module
 
 
+@pytest.fixture(scope="session")
+def untraced() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """`with untraced():` spares the traces of modules that are saved, where none is called."""
+
+    @contextlib.contextmanager
+    def untraced() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mobilenets.saved_model._signatures", lambda model, call: {})
+            yield
+
+    return untraced
+
+
 @pytest.fixture
-def quick_save(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_save(untraced: Callable) -> Iterator[None]:
     """Spares the traces of modules that are saved, for tests that call none."""
-    monkeypatch.setattr("mobilenets.saved_model._signatures", lambda model, call: {})
+    with untraced():
+        yield

@@ -8,6 +8,7 @@ keep them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,54 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from ..errors import ConvertError
 
-__all__ = ["freeze"]
+__all__ = ["Frozen", "freeze"]
 
 _HANDED_ON = ("EnsureShape", "Identity", "StopGradient", "PreventGradient")
 _SLICES = ("StridedSlice", "Slice", "Pad", "PadV2")
 
 
-def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int, batch: int | None) -> Any:
+@dataclass(frozen=True)
+class Frozen:
+    """A model in inference as a graph of constants.
+
+    Attributes:
+      definition: The graph.
+      source: The name of the images' tensor in it.
+      output: The name of the output's tensor.
+      size: Height and width of the images, in pixels.
+      resizable: Whether the model takes any number of images.
+    """
+
+    definition: tf.compat.v1.GraphDef
+    source: str
+    output: str
+    size: int
+    resizable: bool
+
+    def function(self, batch: int | None) -> Any:
+        """A concrete function with one input and one output.
+
+        Args:
+          batch: Number of images that the function takes; None leaves it open if the model does.
+        """
+
+        def infer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            (result,) = tf.graph_util.import_graph_def(
+                self.definition, {self.source: images}, [self.output], name=""
+            )
+            return {"default": result}
+
+        count = batch if self.resizable else 1
+        images = tf.TensorSpec([count, self.size, self.size, 3], tf.float32, name="images")
+        return tf.compat.v1.wrap_function(infer, [images])
+
+
+def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int) -> Frozen:
     """Traces a model and replaces its variables with constants.
 
     Args:
       call: The model as a function of images `[batch, size, size, 3]`.
       size: Height and width of the images, in pixels.
-      batch: Number of images that the function takes; None leaves it open if the model does.
-
-    Returns:
-      A concrete function with one input and one output.
 
     Raises:
       ConvertError: The model has several outputs.
@@ -41,15 +74,7 @@ def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int, batch: int | None)
         raise ConvertError(f"expected one output, found {len(function.outputs)}")
     (source,), (output,) = function.inputs, function.outputs
     definition = _simplified(function.graph, source, output, batches)
-
-    def infer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        renamed = {source.name: images}
-        (result,) = tf.graph_util.import_graph_def(definition, renamed, [output.name], name="")
-        return {"default": result}
-
-    count = batch if len(batches) > 1 else 1
-    images = tf.TensorSpec([count, size, size, 3], tf.float32, name="images")
-    return tf.compat.v1.wrap_function(infer, [images])
+    return Frozen(definition, source.name, output.name, size, resizable=len(batches) > 1)
 
 
 def _traced(call: Callable[[tf.Tensor], tf.Tensor], size: int) -> tuple[Any, Sequence[int]]:

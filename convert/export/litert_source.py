@@ -23,7 +23,7 @@ from .. import keras_settings
 from ..errors import ConvertError, first_line
 from ..files import load_module
 from .contract import Source
-from .frozen import freeze
+from .frozen import Frozen, freeze
 
 __all__ = ["IMAGE_ROUNDING", "Inference", "LiteRTSource", "opened", "white"]
 
@@ -51,12 +51,16 @@ class Inference:
     @functools.cached_property
     def frozen(self) -> Any:
         """The function of one image, with constants instead of variables."""
-        return freeze(self.call, self.image_size, batch=1)
+        return self._constant.function(batch=1)
 
     @functools.cached_property
     def batched(self) -> Any:
         """The same function of any number of images, if the model allows it."""
-        return freeze(self.call, self.image_size, batch=None)
+        return self._constant.function(batch=None)
+
+    @functools.cached_property
+    def _constant(self) -> Frozen:
+        return freeze(self.call, self.image_size)
 
     @property
     def quantized(self) -> bool:

@@ -221,7 +221,7 @@ class TestMirror:
     NAME = "mobilenet_v1_025_128"
 
     @pytest.fixture(scope="class")
-    def packed(self, randomise, tmp_path_factory):
+    def packed(self, randomise, untraced, tmp_path_factory):
         """The archive of a small module of each kind."""
         import mobilenets
 
@@ -229,7 +229,8 @@ class TestMirror:
         archives = {}
         for kind, each in (("classification", model), ("feature_vector", model.with_classes())):
             folder = tmp_path_factory.mktemp("made") / "module"
-            mobilenets.save(each, folder)
+            with untraced():
+                mobilenets.save(each, folder)
             archives[kind] = tgz(folder)
         return archives
 

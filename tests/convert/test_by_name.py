@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import pytest
 from local_hosts import Hosts, hosts, tgz  # noqa: F401
 from mirrors import index_of
 from published_world import QUANT, V1, V2, archive, models, world  # noqa: F401
-from tiers import first_fast
 
 import mobilenets
 from convert import conversion
@@ -24,6 +24,14 @@ from convert.export import keras_weights, slim
 from mobilenets import MobileNet, MobileNetError, fetching, published, weights
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def weights_file(models: dict[str, MobileNet], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """V1 as a weights file of keras.applications; not to be changed."""
+    file = tmp_path_factory.mktemp("weights") / "w.h5"
+    keras_weights.export(models[V1], file)
+    return file
 
 
 def inspected(command: Command, *arguments: object) -> dict:
@@ -46,18 +54,12 @@ def test_inspect(command: Command, world: Hosts, name: str) -> None:
     assert f"sha256: {row.sha256} (the published one)\n" in out
 
 
-def test_the_next_source_is_tried(
-    command: Command,
-    world: Hosts,
-    models: dict[str, MobileNet],
-    tmp_path: Path,
-) -> None:
+def test_the_next_source_is_tried(command: Command, world: Hosts, weights_file: Path) -> None:
     """The first is forbidden, the second holds no module, the third is absent."""
     first, second, third, last = published.sources(V1, "classification")
     world.answers[first.url] = 403
     world.answers[second.url] = tgz({"readme": b"no module"})
-    keras_weights.export(models[V1], tmp_path / "w.h5")
-    world.answers[last.url] = body = (tmp_path / "w.h5").read_bytes()
+    world.answers[last.url] = body = weights_file.read_bytes()
     found = inspected(command, V1)
     assert found["from"] == {"what": "keras.applications file", "url": last.url}
     assert (found["sha256"], found["hash"]) == (hashlib.sha256(body).hexdigest(), "first use")
@@ -83,14 +85,12 @@ def test_each_failure_is_told(command: Command, world: Hosts, tmp_path: Path) ->
 
 
 def test_values_that_cannot_be_read_are_a_failure(
-    world: Hosts,
-    models: dict[str, MobileNet],
-    tmp_path: Path,
+    world: Hosts, weights_file: Path, tmp_path: Path
 ) -> None:
     """Not only names and shapes count: one value is not finite."""
     first, *_, last = published.sources(V1, "classification")
     world.answers[first.url] = 403
-    keras_weights.export(models[V1], tmp_path / "w.h5")
+    shutil.copy(weights_file, tmp_path / "w.h5")
     with h5py.File(tmp_path / "w.h5", "r+") as file:
         file["conv1/conv1/kernel:0"][0, 0, 0, 0] = np.nan
     world.answers[last.url] = (tmp_path / "w.h5").read_bytes()
@@ -98,7 +98,8 @@ def test_values_that_cannot_be_read_are_a_failure(
         weights.open(V1).__enter__()
 
 
-@pytest.mark.parametrize("spelling", first_fast([f"{V1}/feature_vector", V1, QUANT]))
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", [f"{V1}/feature_vector", V1, QUANT])
 def test_checkpoint(command: Command, world: Hosts, tmp_path: Path, spelling: str) -> None:
     code, out, err = command("checkpoint", spelling, "--output", tmp_path, "--json")
     assert (code, err) == (0, "")
@@ -165,6 +166,7 @@ def test_a_name_takes_no_variant(world: Hosts, tmp_path: Path) -> None:
 
 
 def test_from_a_mirror(
+    quick_save: None,
     command: Command,
     world: Hosts,
     models: dict[str, MobileNet],
@@ -195,15 +197,10 @@ def test_a_url(command: Command, world: Hosts) -> None:
     assert (found["from"]["url"], found["sha256"], found["hash"]) == (url, row.sha256, "first use")
 
 
-def test_a_file_of_ones_own(
-    command: Command,
-    models: dict[str, MobileNet],
-    tmp_path: Path,
-) -> None:
-    keras_weights.export(models[V1], tmp_path / "w.h5")
-    found = inspected(command, tmp_path / "w.h5")
+def test_a_file_of_ones_own(command: Command, weights_file: Path) -> None:
+    found = inspected(command, weights_file)
     assert (found["from"], found["hash"]) == (None, None)
-    assert found["sha256"] == hashlib.sha256((tmp_path / "w.h5").read_bytes()).hexdigest()
+    assert found["sha256"] == hashlib.sha256(weights_file.read_bytes()).hexdigest()
 
 
 def test_exports(command: Command, world: Hosts, tmp_path: Path) -> None:

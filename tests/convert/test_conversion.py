@@ -101,7 +101,7 @@ def test_modules_of_another_format_are_written_anew(trained, converted, outdated
 
 
 def test_a_module_of_another_format_stays_until_the_new_one_is_right(
-    trained, outdated, monkeypatch
+    quick_save, trained, outdated, monkeypatch
 ):
     def fail(*_):
         raise ConvertError("differs")
@@ -199,7 +199,7 @@ def test_the_size_can_be_said_where_no_name_does(trained, tmp_path):
     assert done.variant == "mobilenet_v1_025_96"
 
 
-def test_a_multiplier_that_keras_applications_lacks(tmp_path):
+def test_a_multiplier_that_keras_applications_lacks(quick_save, tmp_path):
     """Below 0.25, Slim's V1 keeps 8 channels and keras.applications does not."""
     variant = Variant("mobilenet_v1", 0.2, 32)
     bundle.write(tmp_path / "model.ckpt", slim_values(variant, None))
@@ -209,7 +209,7 @@ def test_a_multiplier_that_keras_applications_lacks(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["saving", "verifying"])
-def test_nothing_half_written(trained, tmp_path, monkeypatch, step):
+def test_nothing_half_written(quick_save, trained, tmp_path, monkeypatch, step):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

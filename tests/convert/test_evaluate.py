@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from programs import as_program
 from refusals import one_line
+from tiers import first_fast
 
 import mobilenets
 from convert import evaluate as evaluation
@@ -204,7 +204,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("batch_size", first_fast([4, 1, 32]))
 def test_accuracy(brightness: Path, pictures: Path, batch_size: int) -> None:
     seen: list[tuple[int, int]] = []
     done = evaluate(
@@ -268,13 +268,13 @@ def test_errors(brightness: Path, pictures: Path, module: Callable, tmp_path: Pa
         evaluate(brightness, tmp_path)
 
 
-def test_command_line(brightness: Path, pictures: Path, tmp_path: Path) -> None:
-    run = as_program("evaluate", brightness, "--images", pictures, "--json")
-    assert run.returncode == 0
-    done = json.loads(run.stdout)
+def test_command_line(command: Callable, brightness: Path, pictures: Path, tmp_path: Path) -> None:
+    code, out, err = command("evaluate", brightness, "--images", pictures, "--json")
+    assert code == 0
+    done = json.loads(out)
     assert (done["top1"], done["top5"], done["images"]) == (50.0, 80.0, 10)
-    assert "Traceback" not in run.stderr
-    assert main(["evaluate", str(brightness), "--images", str(tmp_path)]) == 2
+    assert "Traceback" not in err
+    assert command("evaluate", brightness, "--images", tmp_path)[0] == 2
 
 
 def test_table(

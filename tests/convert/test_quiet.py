@@ -85,6 +85,7 @@ def test_warning_about_pkg_resources_is_ignored(tmp_path: Path) -> None:
     assert "pkg_resources" not in run.stderr
 
 
+@pytest.mark.slow
 def test_the_real_tensorflow_is_silent() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     run = subprocess.run(

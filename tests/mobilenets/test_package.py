@@ -84,10 +84,32 @@ def installed(distribution: Path, folder: Path) -> Installed:
     return made
 
 
+def files_of(user: Installed) -> dict[str, bytes]:
+    """What is installed, but for notes on where it came from."""
+    return {
+        str(path.relative_to(user.packages)): path.read_bytes()
+        for name in ("mobilenets", "mobilenets_convert")
+        for path in (user.packages / name).rglob("*.*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wheel", "source"])
-def test_it_works_where_it_is_installed(kind: str, built: dict[str, Path], tmp_path: Path) -> None:
-    run = installed(built[kind], tmp_path).run
+def test_the_source_archive_installs_the_same_as_the_wheel(
+    built: dict[str, Path], tmp_path: Path
+) -> None:
+    for kind in built:
+        (tmp_path / kind).mkdir()
+    wheel, source = (installed(built[kind], tmp_path / kind) for kind in ("wheel", "source"))
+    assert files_of(source)
+    assert files_of(source) == files_of(wheel)
+    for user in (wheel, source):
+        assert "mobilenet_v2_035_96" in user.run("mobilenets", "list")
+
+
+@pytest.mark.slow
+def test_it_works_where_it_is_installed(built: dict[str, Path], tmp_path: Path) -> None:
+    run = installed(built["wheel"], tmp_path).run
     assert "mobilenet_v2_035_96" in run("mobilenets", "list")
     assert run("mobilenets", "--help").startswith("usage: mobilenets ")
     sample = str(ROOT / "sample" / "mobilenet_v1_0.25_64.ckpt")

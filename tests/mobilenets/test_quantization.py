@@ -356,9 +356,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MobileNet]:
 class TestModule:
     def test_inference(self, saved: tuple[Path, MobileNet], random_images: Callable) -> None:
         folder, model = saved
+        layer = hub.KerasLayer(str(folder))
         for size in (64, 51):
             images = random_images(2, size)
-            np.testing.assert_array_equal(hub.KerasLayer(str(folder))(images), model(images))
+            np.testing.assert_array_equal(layer(images), model(images))
 
     def test_a_training_step_is_the_models(
         self, saved: tuple[Path, MobileNet], random_images: Callable

@@ -175,6 +175,7 @@ def trained() -> tuple[mobilenets.MobileNet, list[float]]:
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_a_few_steps_write_a_readable_checkpoint(
         self, trained: tuple[mobilenets.MobileNet, list[float]], tmp_path: Path
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from programs import as_program
 
 from convert.commands import commands
 
@@ -55,57 +55,60 @@ def photos(tmp_path: Path, random_images: Callable) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def converted(tmp_path: Path) -> Path:
-    """The folder of the shipped sample's classification module."""
-    from convert.conversion import convert
-
-    (done,) = convert(
-        SAMPLE, tmp_path / "models", kinds=["classification"], labels=SAMPLE.with_name("labels.txt")
-    )
-    return Path(done.directory)
+# Each command in turn; both outputs say where one ends. Importing TensorFlow for each would take
+# most of the time.
+IN_TURN = """
+import json, sys
+from convert.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        print(f"<end {code}>", file=stream, end="", flush=True)
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NAMES, "lite int8", "lite report"])
-def test_nothing_but_our_own_progress(
-    name: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
     """No message of TensorFlow's, or of anything else, on the way to success."""
-
-    def get(fixture: str) -> Path:
-        return request.getfixturevalue(fixture)
-
-    arguments: dict[str, Callable[[], tuple]] = {
-        "list": lambda: ("list",),
-        "inspect": lambda: ("inspect", SAMPLE),
-        "checkpoint": lambda: ("checkpoint", SAMPLE, "--output", tmp_path / "out"),
-        "all": lambda: (
-            *("all", "--checkpoints", _published(tmp_path), "--output", tmp_path / "out"),
+    converted = tmp_path / "out" / "mobilenet_v1_025_64" / "classification"
+    labels = SAMPLE.with_name("labels.txt")
+    commands: dict[str, tuple] = {
+        "list": ("list",),
+        "inspect": ("inspect", SAMPLE),
+        "checkpoint": ("checkpoint", SAMPLE, "--output", tmp_path / "out", "--labels", labels),
+        "all": (
+            *("all", "--checkpoints", _published(tmp_path), "--output", tmp_path / "all"),
             *("--only", "mobilenet_v1_025_128", "--offline"),
         ),
-        "verify": lambda: ("verify", get("converted")),
-        "evaluate": lambda: ("evaluate", get("converted"), "--images", get("photos")),
-        "keras-weights": lambda: ("keras-weights", SAMPLE, "--output", tmp_path / "w.h5"),
-        "lite": lambda: ("lite", SAMPLE, "--output", tmp_path / "m.tflite"),
-        "lite int8": lambda: (
+        "verify": ("verify", converted),
+        "evaluate": ("evaluate", converted, "--images", photos),
+        "keras-weights": ("keras-weights", SAMPLE, "--output", tmp_path / "w.h5"),
+        "lite": ("lite", SAMPLE, "--output", tmp_path / "m.tflite"),
+        "lite int8": (
             *("lite", SAMPLE, "--output", tmp_path / "m.tflite"),
-            *("--precision", "int8", "--images", get("photos"), "--report"),
+            *("--precision", "int8", "--images", photos, "--report"),
         ),
-        "lite report": lambda: (
+        "lite report": (
             *("lite", _quantops(tmp_path), "--output", tmp_path / "m.tflite"),
-            *("--report", get("photos")),
+            *("--report", photos),
         ),
-        "publish": lambda: (
-            *("publish", get("converted").parents[1]),
-            *("--output", tmp_path / "site"),
-        ),
-        "slim": lambda: ("slim", SAMPLE, "--output", tmp_path / "m.ckpt"),
+        "publish": ("publish", tmp_path / "out", "--output", tmp_path / "site"),
+        "slim": ("slim", SAMPLE, "--output", tmp_path / "m.ckpt"),
     }
-    done = as_program(*arguments[name]())
+    assert {arguments[0] for arguments in commands.values()} == set(NAMES)
+    given = [[str(argument) for argument in arguments] for arguments in commands.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(given)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-    assert OUR_OWN.fullmatch(done.stderr), done.stderr
+    outputs, errors = (text.split("<end 0>") for text in (done.stdout, done.stderr))
+    for name, output, error in zip([*commands, "its end"], outputs, errors, strict=True):
+        assert output.strip() or name == "its end", name
+        assert OUR_OWN.fullmatch(error), (name, error)
 
 
 def _published(folder: Path) -> Path:

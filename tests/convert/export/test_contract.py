@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tiers import slow
 
 from convert.export import contract, keras_weights, litert_float, litert_quantops, slim
 from mobilenets import MobileNet, Variant
@@ -29,7 +30,12 @@ def test_a_function_and_a_result(module: ModuleType) -> None:
     assert dataclasses.fields(module.Export)[0].name == "path"
 
 
-@formats
+@pytest.mark.parametrize(
+    "module",
+    # Models of LiteRT are written in many tests.
+    [slow(litert_float), slow(litert_quantops), keras_weights, slim],
+    ids=lambda module: module.__name__,
+)
 def test_it_says_what_was_written(module: ModuleType, tmp_path: Path) -> None:
     model = MobileNet(Variant("mobilenet_v1", 0.25, 32, quantized=module is litert_quantops))
     output = tmp_path / "new" / FORMATS[module]

@@ -17,7 +17,7 @@ SIZE = 6
 
 def frozen(call: Callable, batch: int | None = None) -> tuple[Callable, set[str]]:
     """The frozen function, and the kinds of its operations."""
-    function = freeze(call, SIZE, batch)
+    function = freeze(call, SIZE).function(batch)
     return function, {operation.type for operation in function.graph.get_operations()}
 
 
@@ -119,7 +119,7 @@ def test_what_no_trace_takes_says_why() -> None:
         raise ValueError("no images at all")
 
     with pytest.raises(ValueError, match="no images at all"):
-        freeze(call, SIZE, None)
+        freeze(call, SIZE)
 
 
 def test_variables_become_constants() -> None:
@@ -137,4 +137,4 @@ def test_what_hands_on_the_images_alone() -> None:
 
 def test_two_outputs_are_refused() -> None:
     with pytest.raises(ConvertError, match="expected one output, found 2"):
-        freeze(lambda images: (images, 2 * images), SIZE, None)
+        freeze(lambda images: (images, 2 * images), SIZE)

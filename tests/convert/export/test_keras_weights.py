@@ -109,22 +109,22 @@ def test_both_formats_load_in_both_kerases(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", KERASES)
 @pytest.mark.parametrize("name", REAL)
-def test_real_checkpoints(name, library, reference_data, tmp_path):
+def test_real_checkpoints(name, reference_data, tmp_path):
+    """Each format in one of the Kerases; each in each is tested above."""
     model = mobilenets.load(reference_data / REAL[name])
     variant = model.variant
     files = sorted((reference_data / "photos").iterdir())
     photos = [file for file in files if file.suffix in (".bmp", ".jpg")]
     assert len(photos) == 8
     batch = images.load_batch(photos, variant.image_size).numpy()
-    for suffix in FORMATS:
+    for library, suffix in zip(KERASES.values(), FORMATS, strict=True):
         file = export(model, tmp_path / f"weights{suffix}").path
         if model.num_classes:
-            found = predicted(application(KERASES[library], variant, file), batch)
+            found = predicted(application(library, variant, file), batch)
             expected = probabilities(model(batch).numpy()[:, 1:])
         else:
-            loaded = application(KERASES[library], variant, file, include_top=False, pooling="avg")
+            loaded = application(library, variant, file, include_top=False, pooling="avg")
             found, expected = predicted(loaded, batch), model(batch).numpy()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 

@@ -19,6 +19,7 @@ import mobilenets
 from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.export.litert_quantops import export, integer_model
+from convert.export.litert_source import opened
 from mobilenets import MobileNet, Variant
 from mobilenets.weights.bundle import Checkpoint
 from sample.digits import KEPT, digits
@@ -265,11 +266,12 @@ def test_classifiers(
     else:
         model = hub_classifier(saved, *(layer(tf_keras) for layer in HEADS[head]))
     expected = np.asarray(model(pixels_of(patterns) / np.float32(255)))
+    inference = opened(model)
     if "hidden" in head:
         with pytest.raises(ConvertError, match=r"2 layers after the module .*: pass images"):
-            integer_model(model)
+            integer_model(inference)
     for images in [patterns] if "hidden" in head else [patterns, None]:
-        running = Running(integer_model(model, images=images))
+        running = Running(integer_model(inference, images=images))
         difference = np.abs(running.floats(patterns) - expected)
         assert difference.mean() < 0.03 * (expected.max() - expected.min())
         dtypes = {d["dtype"] for d in running.interpreter.get_tensor_details()}
@@ -361,8 +363,9 @@ def test_fine_tuned_on_digits(world: str, sample: Path, tmp_path: Path) -> None:
     assert fine_tuned >= 0.9
 
     model.save(tmp_path / "classifier.keras")
+    source = opened(tmp_path / "classifier.keras")
     for given in (None, images[:100]):
-        integers = Running(integer_model(tmp_path / "classifier.keras", images=given))
+        integers = Running(integer_model(source, images=given))
         accuracy = np.mean(integers(pixels_of(held_out)).argmax(1) == expected)
         assert abs(accuracy - fine_tuned) <= 0.01
 

@@ -249,6 +249,7 @@ class TestErrors:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_inspect_and_checkpoint(
         self, tmp_path: Path, converted: Callable[..., mobilenets.MobileNet]
     ) -> None:

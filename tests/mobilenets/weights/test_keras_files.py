@@ -40,6 +40,11 @@ OUTSIDE = "layers outside the network"
 BEFORE = "layers before the network"
 V1, V2 = Variant("mobilenet_v1", 0.25, 64), Variant("mobilenet_v2", 0.35, 64)
 V2_SLOW = slow(V2)
+# The variants of each network, which differ in their image sizes; the smallest first.
+SIZES: dict[tuple[str, float], list[Variant]] = {}
+for variant in sorted(VARIANTS, key=lambda variant: variant.image_size):
+    if not variant.quantized:
+        SIZES.setdefault((variant.family, variant.depth_multiplier), []).append(variant)
 
 
 def application(library: str, variant: Variant, **arguments):
@@ -173,20 +178,31 @@ class TestApplicationAlone:
         assert found.class_names == images.class_names()[1:]
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "variant", [variant for variant in VARIANTS if not variant.quantized], ids=str
-    )
-    def test_all_variants(self, tmp_path: Path, variant: Variant) -> None:
-        """With the logits and without, each in one of the formats."""
-        turn = VARIANTS.index(variant)
-        for step, arguments in enumerate(({}, {"include_top": False})):
-            library, form = FORMS[(turn + 3 * step) % len(FORMS)]
-            KERASES[library].backend.clear_session()
-            model = set_randomly(application(library, variant, **arguments))
-            found, values = opened(saved(model, tmp_path, form))
-            assert found.variant(image_size=variant.image_size) == variant
-            assert found.image_size == (variant.image_size if form in WHOLE else None)
-            assert_equal(values, named(variant, model))
+    @pytest.mark.parametrize("top", [True, False], ids=["top", "no top"])
+    @pytest.mark.parametrize(("turn", "sizes"), enumerate(SIZES.values()), ids=map(str, SIZES))
+    def test_all_networks(self, tmp_path: Path, turn: int, sizes: list, top: bool) -> None:
+        """Each in two of the formats, which take turns."""
+        library = list(KERASES)[(turn + top) % 2]
+        KERASES[library].backend.clear_session()
+        smallest, *_ = sizes
+        model = set_randomly(application(library, smallest, include_top=top))
+        expected = named(smallest, model)
+        for form in (OF[library] * 2)[turn // 2 % 2 :: 2][:2]:
+            with weights.open(saved(model, tmp_path, form)) as found:
+                for variant in [smallest] if form in WHOLE else sizes:
+                    assert found.variant(image_size=variant.image_size) == variant
+                assert_equal(found.values(smallest), expected)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("network", [V1, V2], ids=str)
+    def test_all_sizes(self, tmp_path: Path, network: Variant) -> None:
+        """The image size is in the configuration, whatever the weights are."""
+        for turn, variant in enumerate(SIZES[network.family, network.depth_multiplier]):
+            library, form = FORMS[[1, 2, 4, 5][turn % 4]]
+            model = application(library, variant, include_top=False)
+            found, _ = opened(saved(model, tmp_path, form))
+            assert found.variant() == variant
+            assert found.image_size == variant.image_size
 
     @pytest.mark.parametrize(
         ("name", "variant"),
@@ -581,7 +597,7 @@ class TestErrors:
             with refused("holds no MobileNet V1 or V2: its layers are .*conv2d"):
                 opened(saved(model, tmp_path, form))
 
-    @pytest.mark.parametrize("library", KERASES)
+    @pytest.mark.parametrize("library", first_fast(KERASES))
     @pytest.mark.parametrize("size", first_fast(["Small", "Large"]))
     def test_v3(self, tmp_path: Path, library: str, size: str) -> None:
         network = getattr(KERASES[library].applications, f"MobileNetV3{size}")
@@ -599,7 +615,7 @@ class TestErrors:
         with refused("this is MobileNet V3; only V1 and V2 are supported"):
             opened(tmp_path / "model.h5")
 
-    @pytest.mark.parametrize("library", KERASES)
+    @pytest.mark.parametrize("library", first_fast(KERASES))
     @pytest.mark.parametrize("other", [V1, V2_SLOW], ids=str)
     def test_two_networks(self, tmp_path: Path, library: str, other: Variant) -> None:
         inputs = KERASES[library].Input((64, 64, 3))

@@ -95,7 +95,7 @@ class TestHubModules:
             assert equal(found.values(model.variant), expected)
             assert accounted(found)
 
-    def test_names_of_our_own_classes(self, tmp_path: Path) -> None:
+    def test_names_of_our_own_classes(self, quick_save: None, tmp_path: Path) -> None:
         names = ("eins", "zwei", "größer")
         variant = Variant("mobilenet_v1", 0.25, 64)
         mobilenets.save(mobilenets.MobileNet(variant, class_names=names), tmp_path / "module")
