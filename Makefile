@@ -14,7 +14,8 @@ DEMO ?=
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: help install test test-slow test-all check convert-sample convert-all publish notebooks dist bench clean
+.PHONY: help install test test-slow test-all test-versions check convert-sample convert-all \
+	publish notebooks dist bench clean
 
 help:  ## the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +25,7 @@ install: $(installed)  ## .venv with everything that is needed here
 $(installed): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(bin)/python -m pip install --quiet --editable . --group dev
+	$(bin)/python -m pip install --quiet --editable '.[notebooks]' --group dev
 	touch $@
 
 tests := $(bin)/python -m pytest -n auto --dist loadfile
@@ -38,6 +39,9 @@ test-slow: $(installed)  ## the slow tests alone
 test-all: $(installed)  ## all tests
 	$(tests)
 
+test-versions: $(installed)  ## the oldest to the newest libraries, in .venvs [ONLY=colab]
+	$(bin)/python -m tools.versions $(filter-out *,$(ONLY))
+
 check: $(installed)  ## linter, formatter, types
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
@@ -46,7 +50,7 @@ check: $(installed)  ## linter, formatter, types
 convert-sample: $(installed)  ## convert the shipped checkpoint and show what the module can do
 	$(bin)/python -m convert checkpoint sample/mobilenet_v1_0.25_64.ckpt \
 		--labels sample/labels.txt --output $(MODELS)
-	$(bin)/python -m sample.show $(MODELS)/mobilenet_v1_025_64/classification \
+	$(bin)/python -m tools.show_sample $(MODELS)/mobilenet_v1_025_64/classification \
 		--output $(MODELS)/sample.png
 
 convert-all: $(installed)  ## every published variant: MODELS=dir [CHECKPOINTS=dir] [JOBS=2]

@@ -11,6 +11,8 @@ def main() -> int:
     """Runs the command line; returns its exit code."""
     try:
         from .__main__ import main as run
+
+        return run()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("mobilenets", __package__):
             raise
@@ -19,4 +21,3 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    return run()

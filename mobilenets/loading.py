@@ -103,7 +103,8 @@ def module(name: str) -> str:
 
         hub.KerasLayer(mobilenets.module("mobilenet_v1_050_160"), trainable=True)
 
-    The module is made once from `load(name)` and stays in the cache; a mirror's module is fetched
+    `hub.KerasLayer` needs tf_keras and tensorflow-hub: `pip install 'mobilenets-tf2[hub]'`. The
+    module is made once from `load(name)` and stays in the cache; a mirror's module is fetched
     as it is. It maps images `[batch, height, width, 3]`, RGB float32 in [0, 1], to features or
     logits, float32; see `save`.
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from convert.errors import ConvertError
+from mobilenets import MobileNetError
 
 __all__ = ["IMAGE_SIZE", "KEPT", "NAMES", "TRAINED", "digits"]
 
@@ -42,11 +42,11 @@ def digits(classes: Iterable[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
       Labels are `[number]`, int64: the position of the digit in `classes`.
 
     Raises:
-      ConvertError: There are no classes, or they are not different digits.
+      MobileNetError: There are no classes, or they are not different digits.
     """
     wanted = tuple(classes)
     if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(range(10)):
-        raise ConvertError(f"classes must be different digits from 0 to 9; got {list(wanted)}")
+        raise MobileNetError(f"classes must be different digits from 0 to 9; got {list(wanted)}")
     images, targets = load_digits(return_X_y=True)
     training, held_out = train_test_split(
         np.arange(len(targets)), test_size=_HELD_OUT, stratify=targets, random_state=_SEED

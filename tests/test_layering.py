@@ -346,3 +346,16 @@ def test_public_names() -> None:
     modules = {path.stem for path in LIBRARY} | {path.parent.name for path in LIBRARY}
     public = {name for name in vars(mobilenets) if not name.startswith("_")}
     assert public - modules == set(mobilenets.__all__) - {"images"}
+
+
+def test_every_variable_says_how_replicas_share_it() -> None:
+    """Keras's own choice differs between versions."""
+    calls = 0
+    for path in LIBRARY:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_weight":
+                calls += 1
+                assert "aggregation" in {each.arg for each in node.keywords}, (
+                    f"{path}:{node.lineno}"
+                )
+    assert calls

@@ -18,6 +18,11 @@ from local_hosts import tgz
 from mirrors import index_of
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "mobilenets": "mobilenets",
+    "convert": "mobilenets_convert",
+    "sample": "mobilenets_sample",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,7 @@ def test_the_wheel_holds_the_library_and_the_tool(built: dict[str, Path]) -> Non
     with zipfile.ZipFile(built["wheel"]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = set()
-    for folder, package in (("mobilenets", "mobilenets"), ("convert", "mobilenets_convert")):
+    for folder, package in PACKAGES.items():
         files = [path for path in (ROOT / folder).rglob("*.*") if "__pycache__" not in path.parts]
         expected |= {f"{package}/{path.relative_to(ROOT / folder).as_posix()}" for path in files}
     assert names == expected
@@ -127,6 +132,8 @@ def test_it_works_where_it_is_installed(built: dict[str, Path], tmp_path: Path) 
 # What a user does who has the wheel and a mirror: in Keras 3, then in tf_keras.
 FINE_TUNES = """
 import sys
+for extra in ("tf_keras", "tensorflow_hub", "pkg_resources"):
+    sys.modules[extra] = None  # The library alone does without.
 import keras, numpy as np
 import mobilenets
 
@@ -196,12 +203,29 @@ def test_the_wheel_alone_and_a_mirror(
     assert user.run("mobilenets", "list").count(f"{name} ") == 1
 
 
-def test_without_the_extra_the_command_says_what_to_install() -> None:
-    program = (
-        "import sys; sys.modules['rich'] = None; from convert.entry import main; sys.exit(main())"
-    )
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("rich", ["list"]),
+        # What an old tensorflow-hub beside a new setuptools fails with.
+        ("pkg_resources", ["checkpoint", "sample", "--output", "models"]),
+    ],
+    ids=["rich", "pkg_resources"],
+)
+def test_without_the_extra_the_command_says_what_to_install(
+    missing: str, arguments: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "sample", tmp_path / "sample")
+    program = f"import sys; sys.modules[{missing!r}] = None; sys.path.insert(0, {str(ROOT)!r}); "
+    program += "from convert.entry import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: the command needs rich: pip install 'mobilenets-tf2[tool]'\n"
+    expected = f"error: the command needs {missing}: pip install 'mobilenets-tf2[tool]'\n"
+    assert done.stderr == expected
+    assert not (tmp_path / "models").exists()

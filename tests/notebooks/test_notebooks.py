@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mobilenets import _version
 from notebooks import run
 
 NOTEBOOKS = sorted(run.HERE.glob("*.ipynb"))
@@ -43,6 +44,18 @@ def test_the_stored_outputs_are_fit_to_read(path: Path) -> None:
     for text in run.texts(stored):
         assert not re.search(r"/(?:home|root|tmp|work|usr|Users)/|0x[0-9a-f]{6}|\r", text)
     assert path.stat().st_size < 500_000
+
+
+@notebooks
+def test_a_notebook_needs_nothing_of_the_clone(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert f"mobilenets_tf2-{_version.__version__}-py3" in cells[0].source
+    assert "except ModuleNotFoundError" in cells[0].source
+    for cell in cells:
+        assert not re.search(
+            r"(?m)^\s*(?:from|import) (?:convert|sample|notebooks|tools)\b", cell.source
+        )
+        assert "chdir" not in cell.source
 
 
 @notebooks

@@ -20,10 +20,10 @@ from sklearn.datasets import load_digits
 
 import mobilenets
 import sample
-from convert.errors import ConvertError
 from mobilenets.weights.bundle import Checkpoint
-from sample import show, train
 from sample.digits import KEPT, NAMES, TRAINED, digits
+from tools import show_sample as show
+from tools import train_sample as train
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _SAMPLE = Path(sample.__file__).parent
@@ -118,7 +118,9 @@ class TestDigits:
 
     @pytest.mark.parametrize("classes", [(), (1, 1), (9, 10), (-1,)], ids=str)
     def test_other_classes_are_refused(self, classes: tuple[int, ...]) -> None:
-        with pytest.raises(ConvertError, match=r"different digits from 0 to 9; got \["):
+        with pytest.raises(
+            mobilenets.MobileNetError, match=r"different digits from 0 to 9; got \["
+        ):
             digits(classes)
 
 
@@ -402,7 +404,7 @@ class TestShow:
         picture = tmp_path / "picture.png"
         run = subprocess.run(
             [
-                *(sys.executable, "-m", "sample.show"),
+                *(sys.executable, "-m", "tools.show_sample"),
                 *(str(modules["digits"]), "--output", str(picture)),
             ],
             cwd=_PROJECT,

@@ -1,4 +1,4 @@
-"""Shows that the converted sample works: `python -m sample.show MODULE --output PICTURE`.
+"""Shows that the converted sample works: `python -m tools.show_sample MODULE --output PICTURE`.
 
 The module is loaded as users load one, with `hub.KerasLayer`, and classifies the held-out digits.
 """
@@ -160,7 +160,7 @@ def _write(figure: Figure, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `show`; on an error prints one line to stderr and returns 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m sample.show",
+        prog="python -m tools.show_sample",
         description="Classifies held-out digits with the converted sample.",
     )
     parser.add_argument("module", metavar="MODULE_DIR", help="the classification module's folder")

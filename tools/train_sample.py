@@ -1,4 +1,4 @@
-"""Trains the sample checkpoint: `python -m sample.train`, a minute or two on two cores."""
+"""Trains the sample checkpoint: `python -m tools.train_sample`, a minute or two on two cores."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from convert.errors import ConvertError
 from convert.export import bundle
 from convert.files import values_by_name, write_text
 from mobilenets import MobileNet, Variant
+from sample import CHECKPOINT
 from sample.digits import IMAGE_SIZE, NAMES, TRAINED, digits
 
 __all__ = ["EPOCHS", "LABELS", "PREFIX", "VARIANT", "main", "save", "train"]
@@ -112,12 +113,12 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, measures and writes; on an error prints one line to stderr and returns 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m sample.train", description="Trains the sample checkpoint."
+        prog="python -m tools.train_sample", description="Trains the sample checkpoint."
     )
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path(__file__).parent,
+        default=CHECKPOINT.parent,
         metavar="DIR",
         help="folder for the checkpoint and labels (default: the folder of the shipped ones)",
     )
