@@ -29,6 +29,7 @@ from .labels import read_labels
 __all__ = ["KINDS", "Conversion", "convert", "place", "verify_module"]
 
 PARITY = "parity.json"
+_SERVING = "serving"
 # What it says of a module's making.
 _MADE_FROM = ("format", "source", "fingerprint", "variant", "weights", "kind", "class_names")
 
@@ -61,6 +62,7 @@ def convert(
     kinds: Sequence[str] | None = None,
     weights: str = "auto",
     labels: str | os.PathLike[str] | None = None,
+    serving: bool = False,
     fetched_from: Source | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Conversion]:
@@ -75,6 +77,8 @@ def convert(
       weights: `"raw"`, `"averages"`, or `"auto"` for what the published modules hold.
       labels: Text file of class names, see `labels.read_labels`; None takes the source's, or
         ImageNet's for 1001 classes.
+      serving: Whether to write modules for serving, see `mobilenets.save`: to
+        `output/<hub name>/<kind>-serving`.
       fetched_from: The place of a source that is a file in the cache; None if `source` says it.
       report: Called with a line on each step and on what was left out.
 
@@ -113,8 +117,9 @@ def convert(
                 **origin,
                 "kind": kind,
                 "class_names": list(names or ()) if classified else [],
+                **({_SERVING: True} if serving else {}),
             }
-            directory = Path(output) / network.name / kind
+            directory = Path(output) / network.name / (f"{kind}-serving" if serving else kind)
             parity = _already(directory, made_from)
             written = parity is None
             if parity is None:
@@ -247,10 +252,11 @@ def _write(
     try:
         with written_beside(directory) as folder:
             beside = folder / directory.name
-            save(model, beside)
+            serving = bool(made_from.get(_SERVING))
+            save(model, beside, trainable=not serving)
             report(f"{made_from['variant']}/{made_from['kind']}: verifying")
             kept = {name: values[name] for name in model.slim_variables}
-            compared = verify.compare(beside, model.variant, kept, model.num_classes)
+            compared = verify.compare(beside, model.variant, kept, model.num_classes, not serving)
             parity = {**made_from, **dataclasses.asdict(compared)}
             text = json.dumps(parity, indent=1, ensure_ascii=False)
             (beside / PARITY).write_text(f"{text}\n", encoding="utf-8")
@@ -294,6 +300,6 @@ def verify_module(
         classes = None
         names = MobileNet(variant).slim_variables
         values = {name: values[name] for name in names}
-    compared = verify.compare(directory, variant, values, classes)
+    compared = verify.compare(directory, variant, values, classes, not parity.get(_SERVING))
     parity |= dataclasses.asdict(compared)
     return Conversion(variant.name, parity["kind"], str(directory), False, parity)

@@ -4,13 +4,15 @@
 that loads TensorFlow. The table of published checkpoints, the downloads and the errors need none
 of it, yet importing a module runs the `__init__.py` of its package first. The command line
 imports this module before them: from then on `mobilenets/__init__.py` runs when one of the
-package's own names, such as `mobilenets.load`, is used for the first time.
+package's own names, such as `mobilenets.load`, is used for the first time. Its modules are imported
+alone.
 
 This trick belongs to the tool: a program that imports the library gets the whole of it.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -26,6 +28,10 @@ class _Postponed(ModuleType):
         # The import system asks for such names; none of them is the library's.
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
+        module = f"{self.__name__}.{name}"
+        if importlib.util.find_spec(module):
+            # Another module of the library asks; the whole of it could come back to that one.
+            return importlib.import_module(module)
         self.__class__ = ModuleType  # type: ignore[assignment]
         spec = self.__spec__
         assert spec is not None

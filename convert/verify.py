@@ -32,7 +32,8 @@ class Parity:
     """How a module compares with its checkpoint and with a reference.
 
     Attributes:
-      variables: Number of variables, all bit-identical to the checkpoint's.
+      variables: Number of variables, all bit-identical to the checkpoint's; 0 for a module for
+        serving, which has none.
       reference: The implementation that the outputs were compared with; None where none exists.
       images: Number of images compared.
       image_size: Their height and width, in pixels.
@@ -52,7 +53,11 @@ class Parity:
 
 
 def compare(
-    directory: Path, variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None
+    directory: Path,
+    variant: Variant,
+    values: Mapping[str, np.ndarray],
+    num_classes: int | None,
+    trainable: bool = True,
 ) -> Parity:
     """Reloads a module through tensorflow_hub and compares it.
 
@@ -61,22 +66,24 @@ def compare(
       variant: The network that the module should be.
       values: The values that its variables should hold, by Slim name.
       num_classes: Length of its logits; None for a feature vector.
+      trainable: Whether it has variables: a module for serving has constants instead.
 
     Raises:
       ConvertError: The module cannot be loaded, a variable differs in any bit, an output differs by
         more than the tolerance, or quantops outputs differ by more than 0.2 steps on average.
     """
-    module = _loaded(directory, values)
+    held = values if trainable else {}
+    module = _loaded(directory, held)
     reference = _expected(variant, values, num_classes)
     if reference is None:
-        return Parity(len(values), None, 0, variant.image_size, None, None, TOLERANCE)
+        return Parity(len(held), None, 0, variant.image_size, None, None, TOLERANCE)
     name, images, expected = reference
     step = simulation.step(variant, values, num_classes) if variant.quantized else 0.0
     differences = np.abs(module(images).numpy() - expected)
     largest = float(np.abs(expected).max())
     allowed = _MOST_STEPS * step or TOLERANCE * largest
     parity = Parity(
-        variables=len(values),
+        variables=len(held),
         reference=name,
         images=len(images),
         image_size=images.shape[1],

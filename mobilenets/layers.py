@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mobilenets.parts import (
@@ -144,6 +145,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
         self.activation = activation
         self.scope = scope
         self.as_product = False
+        self._constants: tuple[np.ndarray, np.ndarray] | None = None
         self.batch_norm = BatchNorm(name="BatchNorm", dtype=self.dtype_policy)
 
     @property
@@ -223,7 +225,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
         """
         product = self._pointwise and self.as_product
         small = self.depthwise or math.prod(self.kernel.shape) <= _FOLDED
-        if small or product or inputs.dtype != tf.float32:
+        if small or product or self._constants or inputs.dtype != tf.float32:
             kernel, offset = self._folded()
             outputs = (self._multiply if product else self._convolve)(inputs, kernel)
             outputs = tf.nn.bias_add(outputs, tf.cast(offset, outputs.dtype))
@@ -236,7 +238,15 @@ class ConvBatchNorm(Part, keras.layers.Layer):
     def _pointwise(self) -> bool:
         return self.kernel_size == self.strides == 1 and not self.depthwise
 
+    def make_constant(self) -> None:
+        """From now on inference has the values of today as constants, already folded."""
+        kernel, offset = self._folded()
+        self._constants = kernel.numpy(), offset.numpy()
+
     def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._constants:
+            kernel, offset = self._constants
+            return tf.constant(kernel), tf.constant(offset)
         scale, offset = self.batch_norm.fold()
         if self.depthwise:
             scale = tf.expand_dims(scale, 1)

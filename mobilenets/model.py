@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mobilenets import architecture
@@ -33,6 +34,7 @@ class _Logits(Part, keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.scope = scope
+        self._constants: tuple[np.ndarray, np.ndarray] | None = None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         with tf.name_scope(f"{self.scope}/"):
@@ -56,8 +58,13 @@ class _Logits(Part, keras.layers.Layer):
     ) -> tf.Tensor:
         return self._logits(inputs, self.kernel.value)
 
+    def make_constant(self) -> None:
+        """From now on inference has the values of today as constants."""
+        self._constants = self.kernel.numpy(), self.biases.numpy()
+
     def _logits(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        kernel, biases = (tf.cast(each, inputs.dtype) for each in (kernel, self.biases.value))
+        values = self._constants or (kernel, self.biases.value)
+        kernel, biases = (tf.cast(each, inputs.dtype) for each in values)
         return tf.nn.bias_add(tf.matmul(inputs, kernel[0, 0]), biases)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -86,6 +93,11 @@ class _QuantizedLogits(_Logits):
         ranges = range_variables(self.scope, (self.weights_quant, self.act_quant))
         return super().slim_variables | ranges
 
+    def make_constant(self) -> None:
+        kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt=False)
+        self._constants = kernel.numpy(), self.biases.numpy()
+        self.act_quant.make_constant()
+
     def call(
         self,
         inputs: tf.Tensor,
@@ -93,7 +105,9 @@ class _QuantizedLogits(_Logits):
         momentum: float | tf.Tensor = RANGE_MOMENTUM,
     ) -> tf.Tensor:
         adapt = training and self.trainable
-        kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt)
+        kernel = self.kernel.value
+        if not self._constants:
+            kernel = quantize_weights(self.weights_quant, kernel, adapt)
         outputs = self._logits(inputs, kernel)
         return quantize_activations(self.act_quant, outputs, adapt, momentum)
 
@@ -226,6 +240,16 @@ class MobileNet(Part, keras.Model):
         if self.logits is not None:
             named |= self.logits.slim_variables
         return named
+
+    def make_constant(self) -> None:
+        """From now on inference has the weights of today as constants, with batch norms folded.
+
+        For what is traced afterwards and never trained, such as a module for serving.
+        """
+        for convolution in self.convolutions:
+            convolution.make_constant()
+        if self.logits is not None:
+            self.logits.make_constant()
 
     def call(
         self,

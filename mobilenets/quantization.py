@@ -77,6 +77,7 @@ class FakeQuantization(Part, keras.layers.Layer):
         super().__init__(**kwargs)
         self.minimum = minimum
         self.narrow_range = narrow_range
+        self._constants: tuple[float, float] | None = None
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         self.min = self._bound("min", self.minimum)
@@ -99,9 +100,14 @@ class FakeQuantization(Part, keras.layers.Layer):
         Args:
           inputs: Of any shape, float32.
         """
+        low, high = self._constants or (self.min.value, self.max.value)
         return tf.quantization.fake_quant_with_min_max_vars(
-            inputs, self.min.value, self.max.value, num_bits=8, narrow_range=self.narrow_range
+            inputs, low, high, num_bits=8, narrow_range=self.narrow_range
         )
+
+    def make_constant(self) -> None:
+        """From now on `rounded` has the range of today as constants."""
+        self._constants = float(self.min.value), float(self.max.value)
 
     def follow(self, inputs: tf.Tensor, momentum: float | tf.Tensor) -> None:
         """Moves the range towards that of the inputs, widened to contain 0.
@@ -221,9 +227,17 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
         """
         return super().call(inputs, training, momentum, return_endpoints)
 
+    def make_constant(self) -> None:
+        kernel, offset = self._folded()
+        kernel = quantize_weights(self.weights_quant, kernel, adapt=False)
+        self._constants = kernel.numpy(), offset.numpy()
+        self.act_quant.make_constant()
+
     def _outputs(self, inputs: tf.Tensor, training: bool, momentum: float | tf.Tensor) -> tf.Tensor:
         adapt = training and self.trainable
         kernel, offset = self._folded()
-        outputs = self._convolve(inputs, quantize_weights(self.weights_quant, kernel, adapt))
+        if not self._constants:
+            kernel = quantize_weights(self.weights_quant, kernel, adapt)
+        outputs = self._convolve(inputs, kernel)
         outputs = self._activate(tf.nn.bias_add(outputs, offset))
         return quantize_activations(self.act_quant, outputs, adapt, momentum)

@@ -19,13 +19,14 @@ from typing import Any
 import tensorflow as tf
 
 from mobilenets.canonical import canonicalize
+from mobilenets.errors import MobileNetError
 from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
 from mobilenets.parts import L2
 from mobilenets.quantization import RANGE_MOMENTUM
 from mobilenets.writing import written_beside
 
-__all__ = ["FORMAT", "config", "is_module", "read", "save"]
+__all__ = ["FORMAT", "config", "is_module", "is_serving", "read", "save"]
 
 FORMAT = 3
 """Version of the modules' format; raise it when modules are written differently (a test checks).
@@ -39,10 +40,16 @@ _CLASS_NAMES = "class_names.txt"
 # calls the first trace that fits, and images of unknown size would fit this one. Its own value of
 # `return_endpoints`, which no caller passes, keeps all calls away from it.
 _IMAGE_SIZE = "size"
+_IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32, name="inputs")
+_SERVING = "serving"
+_NOT_TRAINABLE = (
+    "this module is for serving and cannot be trained: take the module that it was made from, or "
+    "mobilenets.save(model, folder) without trainable=False"
+)
 
 
-def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
-    """Writes a model as a reusable SavedModel, in float32 and fully trainable.
+def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool = True) -> None:
+    """Writes a model as a reusable SavedModel, in float32.
 
     `hub.KerasLayer(directory)` maps `[batch, height, width, 3]` images, RGB float32 in [0, 1], to
     features or logits as the model does. Its function takes
@@ -54,10 +61,15 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
     model's output, `image_feature_vector` the features and, with classes, `image_classification`
     the logits.
 
+    With `trainable=False` the module is for serving: the weights are constants with the batch norms
+    folded, so it loads faster, and small networks run faster on one image. It takes the same calls,
+    but for `training=True`, and has no variables; `load` cannot read it.
+
     Args:
       model: What to write; it is not changed.
       directory: A folder that does not exist, is empty, or holds a module that `save` wrote,
         which is replaced.
+      trainable: Whether the module can be fine-tuned.
 
     Raises:
       FileExistsError: The folder holds something else.
@@ -70,14 +82,14 @@ def save(model: MobileNet, directory: str | os.PathLike[str]) -> None:
         raise FileExistsError(f"{target} holds something that is not a MobileNet module")
     try:
         with written_beside(target) as folder:
-            _write(model, folder / target.name)
+            _write(model, folder / target.name, trainable)
     except tf.errors.OpError as error:
         # "<path>; No space left on device": the path is that of a temporary file.
         reason = error.message.split(";")[-1].strip()
         raise OSError(errno.EIO, reason, str(target)) from error
 
 
-def _write(model: MobileNet, directory: Path) -> None:
+def _write(model: MobileNet, directory: Path, trainable: bool) -> None:
     arguments = {
         key: value
         for key, value in model.get_config().items()
@@ -91,25 +103,27 @@ def _write(model: MobileNet, directory: Path) -> None:
     ):
         ours.assign(theirs.numpy())
     (directory / _CONFIG).parent.mkdir(parents=True)
+    written = arguments if trainable else {_SERVING: True, **arguments}
     (directory / _CONFIG).write_text(
-        json.dumps(arguments, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
     module = tf.train.Checkpoint()
+    variables = list(copy.slim_variables.values()) if trainable else []
     # Lists, not dicts: the order is part of the interface.
-    module.variables = [v.value for v in copy.slim_variables.values()]
-    module.trainable_variables = [v.value for v in copy.slim_variables.values() if v.trainable]
+    module.variables = [v.value for v in variables]
+    module.trainable_variables = [v.value for v in variables if v.trainable]
     module.regularization_losses = [
-        _l2_loss(variable.value)
-        for variable in copy.slim_variables.values()
-        if variable.regularizer is not None
+        _l2_loss(variable.value) for variable in variables if variable.regularizer is not None
     ]
+    if not trainable:
+        copy.make_constant()
     with tempfile.TemporaryDirectory() as temporary:
         if copy.class_names:
             path = Path(temporary) / _CLASS_NAMES
             path.write_text("".join(f"{name}\n" for name in copy.class_names), encoding="utf-8")
             module.class_names = tf.saved_model.Asset(str(path))
-        module.__call__ = _callable(copy)
+        module.__call__ = _callable(copy, _trainable(copy) if trainable else _constant(copy))
         tf.saved_model.save(module, str(directory), signatures=_signatures(copy, module.__call__))
     canonicalize(directory)
 
@@ -131,19 +145,46 @@ def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
     )
 
 
-def _callable(model: MobileNet) -> tf.types.experimental.PolymorphicFunction:
+def _trainable(model: MobileNet) -> Callable:
     infer = tf.function(
-        lambda inputs: model(inputs, training=False),
-        input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="inputs")],
+        lambda inputs: model(inputs, training=False), input_signature=[_IMAGES], autograph=False
+    )
+
+    def run(inputs, training, return_endpoints, **momentum):
+        if training or return_endpoints:
+            return model(inputs, training=training, return_endpoints=return_endpoints, **momentum)
+        return infer(inputs)
+
+    return run
+
+
+def _constant(model: MobileNet) -> Callable:
+    """Inference alone, with one trace of the network for all calls."""
+    infer = tf.function(
+        lambda inputs: model(inputs, training=False, return_endpoints=True),
+        input_signature=[_IMAGES],
         autograph=False,
     )
 
     def run(inputs, training, return_endpoints, **momentum):
+        if training:
+            refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
+            with tf.control_dependencies([refused]):
+                inputs = tf.identity(inputs)
+        # TensorFlow computes no endpoint that is not returned.
+        endpoints = infer(inputs)
+        return endpoints if return_endpoints else endpoints["default"]
+
+    return run
+
+
+def _callable(model: MobileNet, network: Callable) -> tf.types.experimental.PolymorphicFunction:
+    def run(inputs, training, return_endpoints, **momentum):
         # A loaded function does not check images of unknown rank.
         inputs = tf.ensure_shape(inputs, [None, None, None, 3])
-        if return_endpoints == _IMAGE_SIZE or not (training or return_endpoints):
-            return infer(inputs)
-        return model(inputs, training=training, return_endpoints=return_endpoints, **momentum)
+        if return_endpoints == _IMAGE_SIZE:
+            return_endpoints = False
+        return network(inputs, training, return_endpoints, **momentum)
 
     if model.variant.quantized:
 
@@ -224,6 +265,11 @@ def config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads((Path(directory) / _CONFIG).read_text(encoding="utf-8"))
 
 
+def is_serving(directory: str | os.PathLike[str]) -> bool:
+    """Whether a module that `save` wrote is for serving."""
+    return bool(config(directory).get(_SERVING))
+
+
 def read(
     directory: str | os.PathLike[str],
     *,
@@ -238,9 +284,17 @@ def read(
       trainable: Whether the model's weights are trainable.
       batch_norm_momentum: In [0, 1]; None takes the saved model's.
       activation_range_momentum: In [0, 1], for quantized variants; None takes the saved model's.
+
+    Raises:
+      MobileNetError: The module is for serving.
     """
     path = Path(directory)
     arguments = config(path)
+    if arguments.pop(_SERVING, False):
+        raise MobileNetError(
+            f"{path} is a module for serving, without variables: load the module or the weights "
+            "that it was made from"
+        )
     if batch_norm_momentum is not None:
         arguments["batch_norm_momentum"] = batch_norm_momentum
     if activation_range_momentum is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import console
@@ -22,9 +23,9 @@ def print_conversions(conversions: Sequence[Conversion], as_json: bool) -> None:
     for done in conversions:
         parity = done.parity
         table.add_row(
-            f"{done.variant}/{done.kind}",
+            f"{done.variant}/{Path(done.directory).name}",
             "written" if done.written else "unchanged",
-            str(parity["variables"]),
+            str(parity["variables"] or "-"),
             console.figure(parity["largest_difference"], ".1e"),
             console.figure(parity["largest_output"], ".3g"),
         )

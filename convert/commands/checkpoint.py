@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="text file with one class name per line (default: ImageNet's for 1001 classes)",
     )
+    parser.add_argument(
+        "--serving",
+        action="store_true",
+        help="write modules for serving instead: constant and folded, faster to load and on single "
+        "images, not trainable; to <name>/<kind>-serving",
+    )
     _arguments.json(parser)
 
 
@@ -69,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
             kinds=kinds,
             weights=options.weights,
             labels=options.labels,
+            serving=options.serving,
             report=lambda line: status.update(console.plain(line)),
         )
     if not kinds and len(conversions) < len(KINDS):

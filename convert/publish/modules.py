@@ -125,7 +125,8 @@ def find(folder: Path) -> list[Module]:
     for place in places:
         if any(part.startswith(".") for part in place.relative_to(folder).parts):
             continue
-        if not saved_model.is_module(place):
+        # A site holds what users load and train; a module for serving is made from it.
+        if not saved_model.is_module(place) or saved_model.is_serving(place):
             continue
         module = _module(place)
         key = module.variant.name, module.kind

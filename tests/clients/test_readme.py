@@ -1,4 +1,4 @@
-"""The README's first results, run as they stand there on a new user's folder of images."""
+"""The first results of README and docs/speed.md, run as they stand on a folder of images."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sample.digits import KEPT, NAMES, digits
 ROOT = Path(__file__).parents[2]
 SNIPPET = re.compile(r"<!-- runs in the tests: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
 SNIPPETS = dict(SNIPPET.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+FEATURES = dict(SNIPPET.findall((ROOT / "docs" / "speed.md").read_text(encoding="utf-8")))
 
 
 def write(path: Path, image: np.ndarray) -> None:
@@ -77,3 +78,30 @@ def test_a_folder_of_images(world: str, folder: Path) -> None:
     assert re.search(r"^six(: \d|$)", output, re.MULTILINE)
     accuracy = float(output.rpartition("held out: ")[2])
     assert accuracy >= 0.9
+
+
+HELD_OUT = """
+import numpy as np
+held_out = np.load("held_out.npz")
+scale = {"features_hub": 255, "features_keras": 1}[WORLD]
+found = model.predict(scale * held_out["images"]).argmax(axis=1)
+wanted = [names.index(str(name)) for name in held_out["names"]]
+print("held out:", np.mean(found == wanted))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", list(FEATURES))
+def test_features_once(world: str, folder: Path) -> None:
+    """The head learns, is part of the model, and a second session reads the cached features."""
+    _, _, images, labels = digits(KEPT)
+    names = [NAMES[KEPT[label]] for label in labels]
+    np.savez(folder / "held_out.npz", images=images, names=names)
+    kind = world.removeprefix("features_")
+    code = SEEDED[kind](FEATURES[world]) + f"WORLD = {world!r}" + HELD_OUT
+    accuracies = [float(run(code, folder).rpartition("held out: ")[2])]
+    (index,) = folder.glob("features.index")
+    written = index.stat().st_mtime_ns
+    accuracies.append(float(run(code, folder).rpartition("held out: ")[2]))
+    assert min(accuracies) >= 0.8
+    assert index.stat().st_mtime_ns == written

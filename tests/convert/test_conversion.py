@@ -210,7 +210,7 @@ def test_a_multiplier_that_keras_applications_lacks(quick_save, tmp_path):
 
 @pytest.mark.parametrize("step", ["saving", "verifying"])
 def test_nothing_half_written(quick_save, trained, tmp_path, monkeypatch, step):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     where = (conversion, "save") if step == "saving" else (verify, "compare")
@@ -242,3 +242,28 @@ def test_verifying_against_another_checkpoint(copied, tmp_path):
 def test_verifying_what_is_no_module(tmp_path):
     with pytest.raises(ConvertError, match="is not a converted module"):
         verify_module(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["feature_vector", "classification"])
+def test_modules_for_serving_lie_beside_and_are_verified(trained, tmp_path, kind):
+    (done,) = convert(trained[0], tmp_path, kinds=[kind], serving=True)
+    assert done.directory == str(tmp_path / "mobilenet_v1_025_64" / f"{kind}-serving")
+    assert saved_model.is_serving(done.directory)
+    assert done.parity["variables"] == 0
+    assert done.parity["largest_difference"] < 1e-4 * done.parity["largest_output"]
+    (again,) = convert(trained[0], tmp_path, kinds=[kind], serving=True)
+    assert not again.written
+    verified = verify_module(done.directory)
+    assert verified.parity == done.parity
+
+
+def test_a_wrong_module_for_serving_is_noticed(trained, tmp_path, monkeypatch):
+    def wrong(model, directory, trainable):
+        assert not trainable
+        model.convolutions[-1].batch_norm.beta.assign_add(np.full(256, 0.01, np.float32))
+        saved_model.save(model, directory, trainable=False)
+
+    monkeypatch.setattr(conversion, "save", wrong)
+    with pytest.raises(ConvertError, match=r"does not agree with keras\.applications"):
+        convert(trained[0], tmp_path, kinds=["feature_vector"], serving=True)
+    assert not list(tmp_path.iterdir())

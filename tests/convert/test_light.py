@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import slow
 
 import mobilenets
 
@@ -49,6 +50,14 @@ print(hasattr(mobilenets, "nothing"))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("module", ["weights.bundle", slow("saved_model"), slow("model")])
+def test_any_module_may_come_first(module: str) -> None:
+    code = f"from convert import light; import mobilenets.{module}; import mobilenets as m; "
+    assert run(f"{code} print(m.load.__name__, m.{module}.__name__)") == (
+        f"load mobilenets.{module}"
+    )
+
+
 def test_star_imports_and_names_in_a_from_import() -> None:
     code = "from convert import light\nfrom mobilenets import *\nprint(MobileNet.__name__)"
     assert run(code) == "MobileNet"

@@ -30,7 +30,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The wheel and the source archive, as `make dist` builds them."""
     folder = tmp_path_factory.mktemp("dist")
     skipped = shutil.ignore_patterns(
-        ".*", "__pycache__", "models", "checkpoints", "build", "dist", "*.egg-info"
+        ".*",
+        "__pycache__",
+        "models",
+        "checkpoints",
+        "litert",
+        "site",
+        "build",
+        "dist",
+        "*.egg-info",
     )
     tree = folder / "tree"
     shutil.copytree(ROOT, tree, ignore=skipped)
