@@ -1,287 +1,307 @@
-"""Top-1 and top-5 accuracy of a module on labelled images, beside the published accuracy."""
+"""Accuracy of classifiers on labelled images, and how they compare with the first of them."""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import csv as comma_separated
+import math
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from mobilenets import images
 from mobilenets.published import archives
+from mobilenets.variants import Variant
 
+from . import classifiers
+from .classifiers import Classifier
 from .errors import ConvertError
-from .files import load_images, load_module
-from .image_files import images_in, is_image
+from .files import load_images, written_beside
+from .labelled import Labelled, labelled
 
-__all__ = ["Evaluation", "Labelled", "evaluate", "labelled"]
+__all__ = ["Compared", "Evaluated", "Evaluation", "Loss", "evaluate", "paired_interval"]
 
-_SYNSET = re.compile(r"n\d{8}")
-_ILSVRC_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+", re.IGNORECASE)
-_ILSVRC_CLASSES = 1000
+_PUBLISHED_CLASSES = 1001
 _TOP = 5
+# The normal distribution's 97.5th percentile.
+_Z = 1.959964
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images and the class of each.
+class Compared:
+    """How a model compares with the first, on the same images.
 
     Attributes:
-      paths: The files, in sorted order.
-      labels: The position of each file's class among the logits.
-      layout: How the classes were recognised, in words.
+      difference: Its top-1 accuracy less the first's, in percentage points.
+      low: The lower end of the difference's 95 % interval: Bonett and Price's for paired shares,
+        the normal interval of McNemar's counts (images that one of both recognises) after adding
+        one to each count. Unlike the plain one it has a width where both agree on all images.
+      high: The upper end.
+      agreement: Share of images with the same most probable class, in percent.
+      mean_difference: The largest difference of a probability, over the classes, averaged over the
+        images.
+      worst_difference: The largest over all images.
     """
 
-    paths: list[Path]
-    labels: list[int]
-    layout: str
+    difference: float
+    low: float
+    high: float
+    agreement: float
+    mean_difference: float
+    worst_difference: float
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The accuracy of a module.
+class Evaluated:
+    """The accuracy of a model.
 
     Attributes:
-      module: Where it was loaded from.
-      variant: Hub name.
-      images: Number of images.
-      layout: How their classes were recognised.
-      image_size: Height and width that the images were resized to, in pixels.
-      crop: `"central"` for the evaluation crop, `"none"` for the whole image.
-      top1: Share of images whose class has the highest logit, in percent.
-      top5: Share of images whose class is among the five highest, in percent; None for a module
+      model: Where it was loaded from.
+      variant: Hub name; None for a classifier that is not a module, and for a LiteRT model.
+      bytes: What its files take on disk; None for a name or a URL.
+      milliseconds: For one image at a time, the median of 30 runs without decoding: of a LiteRT
+        model on one thread, of others on TensorFlow's threads.
+      top1: Share of images whose class has the highest score, in percent.
+      top5: Share of images whose class is among the five highest, in percent; None for a model
         with five classes or fewer.
       published_top1: The published accuracy on ILSVRC-2012's validation images, in percent; None
-        if the variant was not published, or the module is not for ImageNet's 1001 classes.
+        if the variant was not published, or the model is not for ImageNet's 1001 classes.
       published_top5: The same for the top five.
+      compared: The comparison with the first model; None for the first.
     """
 
-    module: str
-    variant: str
-    images: int
-    layout: str
-    image_size: int
-    crop: str
+    model: str
+    variant: str | None
+    bytes: int | None
+    milliseconds: float
     top1: float
     top5: float | None
     published_top1: float | None
     published_top5: float | None
+    compared: Compared | None
 
 
-def labelled(
-    directory: str | os.PathLike[str],
-    num_classes: int,
-    class_names: Sequence[str] | None = None,
-    ground_truth: str | os.PathLike[str] | None = None,
-) -> Labelled:
-    """Finds the images of a folder and the class of each.
+@dataclass(frozen=True)
+class Loss:
+    """A class of which another model than the first recognises fewer images.
 
-    Folders of images may be named after the classes (`_` stands for a space, case does not
-    matter), after the positions of the classes among the logits, or after ImageNet's 1,000 synsets
-    (`n01440764`), whose sorted order is the order of the classes; 1,001 logits begin with
-    `background`. For a module whose classes have no names, folders of any other name are the
-    classes in alphabetical order, as `keras.utils.image_dataset_from_directory` numbers them.
-
-    ImageNet's validation images, `ILSVRC2012_val_00000001.JPEG` and so on in one folder, need a
-    file of ground truth: one synset per line, in the order of the images' numbers, such as Slim's
-    `imagenet_2012_validation_synset_labels.txt`.
-
-    Raises:
-      ConvertError: There are no images, or their classes cannot be recognised.
+    Attributes:
+      position: Of the class among the scores.
+      name: Its name; the position if the classes have no names.
+      images: The number of its images.
+      right: How many of them each model recognises.
+      taken_for: For each model, the class that most of the images which it alone loses are taken
+        for; None where it loses none, and for the first.
     """
-    folder = Path(directory)
-    if not folder.is_dir():
-        raise ConvertError(f"{folder}: no such folder", "images")
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    folders = {path.name: images_in(path) for path in inside if path.is_dir()}
-    folders = {name: files for name, files in folders.items() if files}
-    flat = [path for path in inside if is_image(path)]
-    if ground_truth is not None:
-        if not flat:
-            raise ConvertError(
-                f"ground truth is for images in one folder; {folder} has none", "ground_truth"
-            )
-        labels = _from_ground_truth(flat, Path(ground_truth), num_classes)
-        return Labelled(flat, labels, f"ground truth of {os.path.basename(ground_truth)}")
-    if not folders:
-        found = "images, but no folder for each class" if flat else "no images"
-        raise ConvertError(
-            f"{folder} has {found}: put the images into folders named after their classes, or, for "
-            "ImageNet's validation images, pass the ground truth",
-            "ground_truth",
-        )
-    positions, layout = _positions(folder, list(folders), num_classes, class_names)
-    pairs = [(path, positions[name]) for name, files in folders.items() for path in files]
-    return Labelled([path for path, _ in pairs], [label for _, label in pairs], layout)
+
+    position: int
+    name: str
+    images: int
+    right: list[int]
+    taken_for: list[str | None]
 
 
-def _positions(
-    folder: Path, found: list[str], num_classes: int, class_names: Sequence[str] | None
-) -> tuple[dict[str, int], str]:
-    """The position among the logits of each folder's class, and how it was recognised."""
-    names = [_comparable(name) for name in class_names or ()]
-    unknown = [name for name in found if _comparable(name) not in names]
-    if not unknown:
-        for name in found:
-            if names.count(_comparable(name)) > 1:
-                raise ConvertError(
-                    f"{folder / name}: several classes have that name; name the folders "
-                    "after the positions of the classes among the logits"
-                )
-        return {name: names.index(_comparable(name)) for name in found}, "folders by name"
-    if all(name.isdecimal() for name in found):
-        return _numbers(folder, found, num_classes), "folders by position"
-    if all(_SYNSET.fullmatch(name) for name in found):
-        return _synset_positions(str(folder), found, num_classes), "folders by synset"
-    if class_names is not None:
-        raise ConvertError(
-            f"{folder}: the module has no class called {_first_few(unknown)}; its {num_classes} "
-            f"classes are {_first_few(list(class_names))}"
-        )
-    if len(found) != num_classes:
-        raise ConvertError(
-            f"{folder} has {len(found)} folders for the module's {num_classes} unnamed classes: "
-            "name the folders after the positions of the classes, from 0"
-        )
-    order = {name: position for position, name in enumerate(sorted(found))}
-    return order, "folders in alphabetical order"
+@dataclass(frozen=True)
+class Evaluation:
+    """The accuracy of one or more models on the same images.
 
+    Attributes:
+      images: Number of images.
+      layout: How their classes were recognised.
+      image_size: Height and width that the images were resized to, in pixels.
+      crop: `"central"` for the evaluation crop, `"none"` for the whole image.
+      models: The models, in the order given.
+      losses: The classes that another model than the first recognises less often, the largest loss
+        first.
+    """
 
-def _numbers(folder: Path, found: list[str], num_classes: int) -> dict[str, int]:
-    numbers = {name: int(name) for name in found}
-    if max(numbers.values()) >= num_classes:
-        raise ConvertError(
-            f"{folder / max(found, key=int)}: the module has {num_classes} classes, from 0 to "
-            f"{num_classes - 1}"
-        )
-    if num_classes == _ILSVRC_CLASSES + 1 and sorted(numbers.values()) == [*range(1000)]:
-        raise ConvertError(
-            f"{folder} has folders 0 to 999, but the module's class 0 is the background: "
-            "name the folders 1 to 1000"
-        )
-    return numbers
-
-
-def _comparable(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()
-
-
-def _first_few(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
-
-
-def _synset_positions(where: str, synsets: Sequence[str], num_classes: int) -> dict[str, int]:
-    """The position of each synset: in sorted order, after the background if there is one."""
-    background = num_classes - _ILSVRC_CLASSES
-    if background not in (0, 1):
-        raise ConvertError(
-            f"{where} has ImageNet's synsets, but the module has {num_classes} classes"
-        )
-    order = sorted(set(synsets))
-    if len(order) != _ILSVRC_CLASSES:
-        raise ConvertError(
-            f"{where} has {len(order)} synsets: only all 1000 together tell the classes; name the "
-            "folders of a subset after the classes"
-        )
-    return {synset: position for position, synset in enumerate(order, background)}
-
-
-def _from_ground_truth(paths: Sequence[Path], file: Path, num_classes: int) -> list[int]:
-    try:
-        synsets = file.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConvertError(f"{file} cannot be read: {error}", "ground_truth") from None
-    strange = next((synset for synset in synsets if not _SYNSET.fullmatch(synset)), None)
-    if strange is not None:
-        # ImageNet's devkit has numbers instead, in another order than the classes.
-        raise ConvertError(
-            f"{file}: {strange!r} is not a synset; expected one synset per line, as in Slim's "
-            "imagenet_2012_validation_synset_labels.txt",
-            "ground_truth",
-        )
-    positions = _synset_positions(str(file), synsets, num_classes)
-    labels = []
-    for path in paths:
-        match = _ILSVRC_NUMBER.fullmatch(path.name)
-        if match is None or not 1 <= int(match[1]) <= len(synsets):
-            raise ConvertError(
-                f"{path} has no line in {file}: expected names from "
-                f"ILSVRC2012_val_00000001.JPEG to {len(synsets):08}",
-                "ground_truth",
-            )
-        labels.append(positions[synsets[int(match[1]) - 1]])
-    return labels
+    images: int
+    layout: str
+    image_size: int
+    crop: str
+    models: list[Evaluated]
+    losses: list[Loss]
 
 
 def evaluate(
-    module: str | os.PathLike[str],
+    sources: Sequence[str | os.PathLike[str]],
     directory: str | os.PathLike[str],
     *,
     ground_truth: str | os.PathLike[str] | None = None,
     crop: str = "central",
     batch_size: int = 32,
+    image_size: int | None = None,
+    csv: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Measures the accuracy of a classification module.
+    """Measures the accuracy of classifiers; the first is what the others are compared with.
+
+    Memory does not grow with the images, but for their names and labels.
 
     Args:
-      module: What `mobilenets.load` takes.
+      sources: One or more, each as `classifiers.opened` takes it. All have the same image size and
+        the same number of classes; the names of the classes are those of the first that has any.
       directory: Folder of images, as `labelled` finds them.
       ground_truth: As in `labelled`.
       crop: `"central"` for Slim's evaluation crop, with which the published figures were
         measured; `"none"` for the whole image.
       batch_size: Images at a time, 1 or more.
-      on_progress: Called with the number of images done and the number of all images.
+      image_size: In pixels; None takes the models' own.
+      csv: A file to write with a line for each image: the file within `directory`, its class, and
+        for each model the most probable class and its probability. An older file is replaced.
+      on_progress: Called with the number of images done and the number of all, over all models.
 
     Raises:
-      ConvertError: The module cannot be loaded or has no logits, the images' classes cannot be
-        recognised, or an image cannot be decoded.
+      ConvertError: A model cannot be loaded, is not a classifier, is given twice, or has another
+        image size or number of classes than the first; the images' classes cannot be recognised; an
+        image cannot be decoded; or the file cannot be written, of which nothing is left.
     """
-    model = load_module(module)
-    if model.num_classes is None:
-        raise ConvertError(f"{module} is a feature vector: evaluate its classification")
-    found = labelled(directory, model.num_classes, model.class_names, ground_truth)
-    size = model.variant.image_size
-    predict = tf.function(
-        lambda batch: model(batch, training=False),
-        input_signature=[tf.TensorSpec([None, size, size, 3])],
+    models = _opened(sources, image_size)
+    first = models[0]
+    names = next((model.class_names for model in models if model.class_names), None)
+    found = labelled(directory, first.num_classes, names, ground_truth)
+    tallies = [_Tally() for _ in models]
+    with contextlib.ExitStack() as stack:
+        write = None
+        if csv is not None:
+            write = stack.enter_context(_predictions(Path(csv), Path(directory), models, names))
+        _run(models, tallies, found, crop, batch_size, write, on_progress)
+    return Evaluation(
+        images=len(found.paths),
+        layout=found.layout,
+        image_size=first.image_size,
+        crop=crop,
+        models=[
+            _evaluated(model, tally, tallies[0])
+            for model, tally in zip(models, tallies, strict=True)
+        ],
+        losses=_losses(tallies, collections.Counter(found.labels), names),
     )
+
+
+def _opened(sources: Sequence[str | os.PathLike[str]], image_size: int | None) -> list[Classifier]:
+    models: list[Classifier] = []
+    for given in sources:
+        source = os.fspath(given)
+        if source in [model.source for model in models]:
+            raise ConvertError(f"{source} is given twice")
+        try:
+            model = classifiers.opened(source, image_size)
+        except ConvertError as error:
+            if source in str(error):
+                raise
+            raise ConvertError(f"{source}: {error}", error.argument) from error
+        first = models[0] if models else model
+        if model.image_size != first.image_size:
+            raise ConvertError(
+                f"{source} takes {model.image_size}-pixel images, but {first.source} "
+                f"{first.image_size}-pixel ones: compare models of one image size"
+            )
+        if model.num_classes != first.num_classes:
+            raise ConvertError(
+                f"{source} has {model.num_classes} classes, but {first.source} "
+                f"{first.num_classes}: compare models of the same classes"
+            )
+        models.append(model)
+    return models
+
+
+@dataclass
+class _Tally:
+    """What is counted of a model."""
+
+    images: int = 0
+    top1: int = 0
+    top5: int = 0
+    agreed: int = 0
+    # Images that this model recognises and the first does not, and the reverse.
+    gained: int = 0
+    lost: int = 0
+    differences: float = 0.0
+    worst: float = 0.0
+    right: collections.Counter[int] = field(default_factory=collections.Counter)
+    # Of the images lost, by their class and the one that they are taken for.
+    mistaken: dict[int, collections.Counter[int]] = field(
+        default_factory=lambda: collections.defaultdict(collections.Counter)
+    )
+
+    def add(
+        self, labels: np.ndarray, scores: np.ndarray, probabilities: np.ndarray, first: _Batch
+    ) -> None:
+        ranks, classes = _ranks(scores, labels), scores.argmax(1)
+        right, before = classes == labels, first.classes == labels
+        differences = np.abs(probabilities - first.probabilities).max(1)
+        self.images += len(labels)
+        self.top1 += int(right.sum())
+        self.top5 += int(np.sum(ranks < _TOP))
+        self.agreed += int(np.sum(classes == first.classes))
+        self.gained += int(np.sum(right & ~before))
+        self.lost += int(np.sum(before & ~right))
+        self.differences += float(differences.sum())
+        self.worst = max(self.worst, float(differences.max()))
+        self.right.update(labels[right].tolist())
+        for label, taken in zip(
+            labels[before & ~right].tolist(), classes[before & ~right].tolist(), strict=True
+        ):
+            self.mistaken[label][taken] += 1
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the first model says of a batch."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+_Write = Callable[[Sequence[Path], Sequence[int], Sequence[np.ndarray], Sequence[np.ndarray]], None]
+
+
+def _run(
+    models: Sequence[Classifier],
+    tallies: Sequence[_Tally],
+    found: Labelled,
+    crop: str,
+    batch_size: int,
+    write: _Write | None,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    size = models[0].image_size
     cropping: Literal["central"] | None = "central" if crop == "central" else None
-    total, done = len(found.paths), 0
-    ranks: list[np.ndarray] = []
+    total, start, done = len(found.paths) * len(models), 0, 0
     on_progress(done, total)
     for batch in _batches(found.paths, size, cropping, batch_size):
-        labels = found.labels[done : done + len(batch)]
-        ranks.append(_ranks(predict(batch).numpy(), np.array(labels)))
-        done += len(batch)
-        on_progress(done, total)
-    rank = np.concatenate(ranks)
-    published = archives().get(model.variant.name)
-    if model.num_classes != _ILSVRC_CLASSES + 1:
-        published = None
-    return Evaluation(
-        module=os.fspath(module),
-        variant=model.variant.name,
-        images=total,
-        layout=found.layout,
-        image_size=size,
-        crop=crop,
-        top1=100 * float(np.mean(rank < 1)),
-        top5=100 * float(np.mean(rank < _TOP)) if model.num_classes > _TOP else None,
-        published_top1=published.top1 if published else None,
-        published_top5=published.top5 if published else None,
-    )
+        paths = found.paths[start : start + len(batch)]
+        labels = np.array(found.labels[start : start + len(batch)])
+        start += len(batch)
+        classes, shares, first = [], [], None
+        for model, tally in zip(models, tallies, strict=True):
+            scores = model.scores(batch)
+            strange = np.flatnonzero(~np.isfinite(scores).all(1))
+            if len(strange):
+                raise ConvertError(
+                    f"{model.source}: the scores of {paths[strange[0]]} are NaN or infinite"
+                )
+            probabilities = model.probabilities(scores)
+            first = first or _Batch(scores.argmax(1), probabilities)
+            tally.add(labels, scores, probabilities, first)
+            classes.append(scores.argmax(1))
+            shares.append(probabilities.max(1))
+            done += len(batch)
+            on_progress(done, total)
+        if write:
+            write(paths, labels.tolist(), classes, shares)
 
 
 def _batches(
     paths: Sequence[Path], size: int, crop: Literal["central"] | None, batch_size: int
-) -> Iterator[tf.Tensor]:
+) -> Iterator[np.ndarray]:
     dataset = tf.data.Dataset.from_tensor_slices([os.fspath(path) for path in paths])
     dataset = dataset.map(
         lambda path: images.load(path, size, crop), num_parallel_calls=tf.data.AUTOTUNE
@@ -294,11 +314,105 @@ def _batches(
             # The message of tf.data does not name the file.
             load_images(paths[start : start + batch_size], size)
             raise ConvertError(error.message) from error
-        yield batch
+        yield batch.numpy()
 
 
-def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes rank before the right one; of equal logits the lower position is first."""
-    right = logits[np.arange(len(labels)), labels][:, np.newaxis]
-    before = np.arange(logits.shape[1]) < labels[:, np.newaxis]
-    return np.sum((logits > right) | ((logits == right) & before), axis=1)
+def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes rank before the right one; of equal scores the lower position is first."""
+    right = scores[np.arange(len(labels)), labels][:, np.newaxis]
+    before = np.arange(scores.shape[1]) < labels[:, np.newaxis]
+    return np.sum((scores > right) | ((scores == right) & before), axis=1)
+
+
+@contextlib.contextmanager
+def _predictions(
+    file: Path, folder: Path, models: Sequence[Classifier], names: Sequence[str] | None
+) -> Iterator[_Write]:
+    """Writes the file of predictions, a batch at a time."""
+    columns = [f"{model.source} {what}" for model in models for what in ("class", "probability")]
+    with (
+        written_beside(file) as beside,
+        (beside / file.name).open("w", encoding="utf-8", newline="") as text,
+    ):
+        writer = comma_separated.writer(text, lineterminator="\n")
+        writer.writerow(["file", "class", *columns])
+
+        def write(paths: Any, labels: Any, classes: Any, shares: Any) -> None:
+            for i, (path, label) in enumerate(zip(paths, labels, strict=True)):
+                row = [path.relative_to(folder).as_posix(), _name(label, names)]
+                for found, share in zip(classes, shares, strict=True):
+                    row += [_name(int(found[i]), names), f"{share[i]:.6f}"]
+                writer.writerow(row)
+
+        yield write
+
+
+def _name(position: int, names: Sequence[str] | None) -> str:
+    return names[position] if names else str(position)
+
+
+def _evaluated(model: Classifier, tally: _Tally, first: _Tally) -> Evaluated:
+    found = archives().get(model.variant) if model.variant else None
+    if found and (
+        model.num_classes != _PUBLISHED_CLASSES
+        or model.image_size != Variant.parse(found.name).image_size
+    ):
+        found = None
+    return Evaluated(
+        model=model.source,
+        variant=model.variant,
+        bytes=model.bytes,
+        milliseconds=model.latency(),
+        top1=100 * tally.top1 / tally.images,
+        top5=100 * tally.top5 / tally.images if model.num_classes > _TOP else None,
+        published_top1=found.top1 if found else None,
+        published_top5=found.top5 if found else None,
+        compared=None if tally is first else _compared(tally),
+    )
+
+
+def _compared(tally: _Tally) -> Compared:
+    low, high = paired_interval(tally.gained, tally.lost, tally.images)
+    return Compared(
+        difference=100 * (tally.gained - tally.lost) / tally.images,
+        low=100 * low,
+        high=100 * high,
+        agreement=100 * tally.agreed / tally.images,
+        mean_difference=tally.differences / tally.images,
+        worst_difference=tally.worst,
+    )
+
+
+def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of the difference of two shares of the same images.
+
+    Bonett and Price's (2012): the normal interval of McNemar's two counts, each raised by one, of
+    two images more.
+
+    Args:
+      gained: Images that only the second model recognises.
+      lost: Images that only the first model recognises.
+      images: All images.
+    """
+    more, fewer = (gained + 1) / (images + 2), (lost + 1) / (images + 2)
+    middle = more - fewer
+    width = _Z * math.sqrt((more + fewer - middle**2) / (images + 2))
+    return max(middle - width, -1.0), min(middle + width, 1.0)
+
+
+def _losses(
+    tallies: Sequence[_Tally], images: collections.Counter[int], names: Sequence[str] | None
+) -> list[Loss]:
+    losses = []
+    for position, count in images.items():
+        right = [tally.right[position] for tally in tallies]
+        if min(right) == right[0]:
+            continue
+        taken_for = [
+            _name(tally.mistaken[position].most_common(1)[0][0], names)
+            if position in tally.mistaken
+            else None
+            for tally in tallies
+        ]
+        losses.append(Loss(position, _name(position, names), count, right, taken_for))
+    return sorted(losses, key=lambda loss: (min(loss.right) - loss.right[0], loss.position))

@@ -3,8 +3,8 @@
     python -m tools.versions [NAME …]
 
 Each environment is a folder in `.venvs`: the pinned libraries are installed first, then the wheel,
-as a user adds it to what is there. Each environment writes models that all others read. A run of
-all environments rewrites the table of docs/versions.md.
+as a user adds it to what is there. Each environment writes models that all others read. A run
+rewrites its environments' rows in the table of docs/versions.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["ENVIRONMENTS", "Environment", "Outcome", "lowest", "main", "page", "
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / ".venvs"
 _PAGE = _ROOT / "docs" / "versions.md"
-_MARKED = re.compile(r"(<!-- versions: .*? -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- versions: .*? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _SHOWN = ("tensorflow", "keras", "tf_keras", "tensorflow-hub", "numpy", "h5py")
 _WHICH = "import sys, venv; print(*sys.version_info[:3], sys.prefix)"
 # What touches the interfaces of TensorFlow, the two Kerases, LiteRT, HDF5 and TensorFlow Hub.
@@ -74,7 +74,7 @@ class Outcome:
     Attributes:
       python: Its version.
       versions: The installed version of each library of `_SHOWN`.
-      changed: Pinned packages that installing the wheel changed, as `name old -> new`.
+      changed: Packages that installing the wheel changed, as `name old -> new`.
       counts: Tests by `passed`, `skipped` and `failed`.
       notebooks: How many notebooks ran, such as `3 of 3`; empty if they were not asked for.
     """
@@ -246,8 +246,15 @@ def table(outcomes: dict[str, Outcome]) -> str:
 
 
 def page(text: str, outcomes: dict[str, Outcome]) -> str:
-    """docs/versions.md with a new table."""
-    return _MARKED.sub(lambda found: found[1] + table(outcomes) + found[2], text)
+    """docs/versions.md with new rows for the environments that ran; the others stay."""
+    found = _MARKED.search(text)
+    assert found is not None
+    header, rule, *fresh = table(outcomes).splitlines()
+    rows = {row.split("`")[1]: row for row in [*found[2].splitlines(), *fresh] if row[:3] == "| `"}
+    order = [each.name for each in ENVIRONMENTS if each.name in rows]
+    lines = [header, rule, *(rows[name] for name in order)]
+    inside = "".join(f"{line}\n" for line in lines)
+    return text[: found.start(2)] + inside + text[found.end(2) :]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,14 +299,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     outcomes = {name: outcome for name, (_, outcome) in prepared.items()}
     print(table(outcomes))
-    if not options.names:
-        _PAGE.write_text(page(_PAGE.read_text(encoding="utf-8"), outcomes), encoding="utf-8")
+    _PAGE.write_text(page(_PAGE.read_text(encoding="utf-8"), outcomes), encoding="utf-8")
     return 1 if failed or not all(map(_is_good, outcomes.values())) else 0
 
 
 def _is_good(outcome: Outcome) -> bool:
     ran, _, all_of_them = outcome.notebooks.partition(" of ")
-    return not outcome.counts["failed"] and not outcome.changed and ran == all_of_them
+    # tensorflow-hub needs an older setuptools than TensorFlow brings.
+    changed = [each for each in outcome.changed if not each.startswith("setuptools ")]
+    return not outcome.counts["failed"] and not changed and ran == all_of_them
 
 
 if __name__ == "__main__":

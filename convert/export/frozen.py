@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from ..errors import ConvertError
+from ..quiet import held_back
 
 __all__ = ["Frozen", "freeze"]
 
@@ -59,6 +60,8 @@ class Frozen:
         return tf.compat.v1.wrap_function(infer, [images])
 
 
+# TensorFlow 2.20 and earlier report in C++ what they do with graphs.
+@held_back()
 def freeze(call: Callable[[tf.Tensor], tf.Tensor], size: int) -> Frozen:
     """Traces a model and replaces its variables with constants.
 

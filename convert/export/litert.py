@@ -15,7 +15,7 @@ from ..files import load_images, written_beside
 from .contract import Export
 from .litert_run import Comparison
 
-__all__ = ["Images", "LiteRTExport", "checked_images", "write"]
+__all__ = ["Images", "LiteRTExport", "checked_images", "labels_of", "write"]
 
 Images: TypeAlias = np.ndarray | Sequence[str | os.PathLike[str]]
 """`[number, size, size, 3]`, RGB in [0, 1], or image files to load as such."""
@@ -49,6 +49,11 @@ def checked_images(images: Images, size: int) -> np.ndarray:
     return images
 
 
+def labels_of(file: Path) -> Path:
+    """Where the names of a model's classes lie: beside its file."""
+    return file.with_name(f"{file.name}.labels.txt")
+
+
 def write(
     file: str | os.PathLike[str], content: bytes, class_names: Sequence[str] | None
 ) -> str | None:
@@ -61,7 +66,7 @@ def write(
       ConvertError: The files cannot be written; nothing is left of them.
     """
     target = Path(file)
-    labels = target.with_name(f"{target.name}.labels.txt")
+    labels = labels_of(target)
     with written_beside(target) as folder:
         (folder / target.name).write_bytes(content)
         if class_names:

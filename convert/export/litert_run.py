@@ -15,16 +15,37 @@ from mobilenets import MobileNet, architecture
 from ..quiet import held_back
 from .litert_graph import LiteGraph
 
-__all__ = ["RUNS", "Comparison", "LiteModel", "LitePart", "compare", "probabilities"]
+__all__ = [
+    "RUNS",
+    "Comparison",
+    "LiteModel",
+    "LitePart",
+    "compare",
+    "milliseconds",
+    "probabilities",
+]
 
 RUNS = 30
 """The number of runs for a latency, which is their median."""
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    """Milliseconds for a call: the median of `RUNS`, after one to warm up."""
+    run()
+    seconds = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)) * 1e3
 
 
 class LiteModel:
     """A loaded LiteRT model from one image to vectors; XNNPACK computes as much as it can.
 
     Attributes:
+      shape: The input's, with the batch.
+      takes_floats: Whether the input is float; integers are pixels.
       in_xnnpack: Whether XNNPACK computes the whole model.
     """
 
@@ -40,6 +61,8 @@ class LiteModel:
             self._interpreter = Interpreter(model_content=content, num_threads=1)
             self._interpreter.allocate_tensors()
         (self._input,) = self._interpreter.get_input_details()
+        self.shape = tuple(self._input["shape"].tolist())
+        self.takes_floats = np.dtype(self._input["dtype"]).kind == "f"
         self._outputs = self._interpreter.get_output_details()
         ends = [self._input["index"], *(output["index"] for output in self._outputs)]
         self.in_xnnpack = any(
@@ -63,7 +86,7 @@ class LiteModel:
 
     def _stored(self, image: np.ndarray) -> np.ndarray:
         dtype = np.dtype(self._input["dtype"])
-        if dtype.kind == "f":
+        if self.takes_floats:
             return (self._white * image).astype(dtype)
         # Integer models of both kinds take pixels; int8 counts them from -128.
         pixels = np.round(image * 255).astype(np.int64)
@@ -71,13 +94,7 @@ class LiteModel:
 
     def latency(self) -> float:
         """Milliseconds for an image on one thread: the median of `RUNS`."""
-        self._interpreter.invoke()
-        seconds = []
-        for _ in range(RUNS):
-            start = time.perf_counter()
-            self._interpreter.invoke()
-            seconds.append(time.perf_counter() - start)
-        return float(np.median(seconds)) * 1e3
+        return milliseconds(self._interpreter.invoke)
 
 
 class LitePart:

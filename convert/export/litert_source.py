@@ -22,14 +22,25 @@ from mobilenets import MobileNet
 from .. import keras_settings
 from ..errors import ConvertError, first_line
 from ..files import load_module
+from ..quiet import held_back
 from .contract import Source
 from .frozen import Frozen, freeze
 
-__all__ = ["IMAGE_ROUNDING", "Inference", "LiteRTSource", "opened", "white"]
+__all__ = [
+    "IMAGE_ROUNDING",
+    "Inference",
+    "LiteRTSource",
+    "check_size",
+    "opened",
+    "read",
+    "saved",
+    "white",
+]
 
 IMAGE_ROUNDING = "FakeQuantWithMinMaxArgs"
 """The first operation of a quantops module."""
 _LEAST_SIZE = 32
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, tf.errors.OpError)
 _PREPROCESSING = ("Placeholder", "Identity", "Cast", "Mul", "Sub", "AddV2", "RealDiv")
 _WEIGHTED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
@@ -79,7 +90,7 @@ class Inference:
         if self.module is not None:
             return 1
         operations = self.frozen.graph.get_operations()
-        first = next((op for op in operations if op.type in _WEIGHTED), None)
+        first = next((op for op in operations if op.type in (*_WEIGHTED, IMAGE_ROUNDING)), None)
         if first is None:
             raise ConvertError("the model has no convolution")
         return white(self.frozen, first)
@@ -109,24 +120,55 @@ def opened(source: LiteRTSource, image_size: int | None = None) -> Inference:
     """
     if isinstance(source, Inference):
         return source
+    check_size(image_size)
+    model: Any = read(source, image_size) if isinstance(source, str | os.PathLike) else source
+    if isinstance(model, MobileNet):
+        size = model.variant.image_size if image_size is None else image_size
+        return Inference(_inference(_of_convolutions(model)), size, model)
+    return model if isinstance(model, Inference) else _classifier(model, image_size)
+
+
+def check_size(image_size: int | None) -> None:
+    """Refuses an image size that is too small for a MobileNet; None is none.
+
+    Raises:
+      ConvertError: The size is below 32 pixels.
+    """
     if image_size is not None and image_size < _LEAST_SIZE:
         raise ConvertError(
             f"the image size must be {_LEAST_SIZE} pixels or more; got {image_size}", "image_size"
         )
-    model: Any = source
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        model = _loaded(path) if _is_classifier(path) else load_module(source)
-    if isinstance(model, MobileNet):
-        size = model.variant.image_size if image_size is None else image_size
-        return Inference(_inference(_of_convolutions(model)), size, model)
+
+
+def read(source: str | os.PathLike[str], image_size: int | None = None) -> MobileNet | Inference:
+    """The native model of what `mobilenets.load` takes, or a saved classifier.
+
+    Raises:
+      ConvertError: As for `opened`.
+    """
+    path = Path(source)
+    return saved(path, image_size) if _is_classifier(path) else load_module(source)
+
+
+def saved(path: Path, image_size: int | None = None) -> MobileNet | Inference:
+    """Opens a `.keras` file or the signature of a SavedModel.
+
+    Raises:
+      ConvertError: As for `opened`.
+    """
+    model = _loaded(path)
+    return model if isinstance(model, MobileNet) else _classifier(model, image_size)
+
+
+def _classifier(model: Any, image_size: int | None) -> Inference:
+    """Of a Keras model, or of a function of images and its input shape."""
     if isinstance(model, tuple):
         call, shape = model
     elif isinstance(model, keras.Model | tf_keras.Model):
         call = _inference(model)
         shape = getattr(model, "input_shape", None) or (None, None, None, 3)
     else:
-        raise ConvertError(f"expected a model or a path, got {type(source).__name__}")
+        raise ConvertError(f"expected a model or a path, got {type(model).__name__}")
     sizes = {*list(shape)[1:3]} - {None}
     if len(shape) != 4 or len(sizes) > 1:
         raise ConvertError(f"expected a model of square images, found input {list(shape)}")
@@ -172,7 +214,7 @@ def _loaded(path: Path) -> Any:
         if not path.is_dir():
             raise ConvertError(f"{path}: no such file")
         loaded: Any = tf.saved_model.load(str(path))
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (*_DAMAGED, zipfile.BadZipFile) as error:
         raise ConvertError(f"{path} cannot be loaded: {first_line(error)}") from error
     signature = loaded.signatures.get("serving_default")
     if signature is None:
@@ -210,6 +252,7 @@ def _keras_file(path: Path) -> Any:
     return keras.models.load_model(path, compile=False)
 
 
+@held_back()
 def white(function: Any, start: tf.Operation) -> int:
     """The value of the model's brightest pixel; the only preprocessing is scaling to [-1, 1].
 

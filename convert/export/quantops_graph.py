@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..errors import ConvertError
+from ..quiet import held_back
 from .litert_source import IMAGE_ROUNDING, Inference, white
 
 __all__ = [
@@ -90,6 +91,7 @@ class FrozenGraph:
                 )
         return [operation for operation in self.graph.get_operations() if operation in needed]
 
+    @held_back()
     def _evaluated(self) -> dict[str, np.ndarray]:
         computed = {self.images.op, *self.operations}
         wanted = {

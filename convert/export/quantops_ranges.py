@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..errors import ConvertError
+from ..quiet import held_back
 from .quantops_graph import RECTIFIERS, ROUNDING, SUMS, WEIGHTED, FrozenGraph
 
 __all__ = ["MEAN", "STD", "Ranges", "bounds", "calibrated", "containing_zero", "lacking"]
@@ -39,6 +40,7 @@ def _lacks_range(network: FrozenGraph, operation: tf.Operation) -> bool:
     return consumers[0].type not in fused[operation.type]
 
 
+@held_back()
 def calibrated(network: FrozenGraph, images: np.ndarray) -> Ranges:
     """Measures the missing ranges on images `[number, size, size, 3]` in [0, 1]."""
     unknown = lacking(network)

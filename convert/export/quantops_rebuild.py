@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..errors import ConvertError
+from ..quiet import held_back
 from .quantops_graph import POOLING, ROUNDING, SHAPING, SUMS, WEIGHTED, FrozenGraph
 from .quantops_ranges import MEAN, STD, Ranges, containing_zero
 
@@ -40,7 +41,7 @@ def converted(network: FrozenGraph, ranges: Ranges) -> bytes:
     converter = tf.compat.v1.lite.TFLiteConverter(graph.as_graph_def(), [images], [output])
     converter.inference_type = tf.uint8
     converter.quantized_input_stats = {images.op.name: (MEAN, STD)}
-    with _quiet():
+    with held_back(), _quiet():
         return converter.convert()
 
 

@@ -1,9 +1,11 @@
-"""Accuracy on labelled images: every layout of folders, and every way to get it wrong."""
+"""Accuracy on labelled images, and how models compare with the first."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +19,9 @@ import mobilenets
 from convert import evaluate as evaluation
 from convert.__main__ import main
 from convert.errors import ConvertError
-from convert.evaluate import evaluate, labelled
+from convert.evaluate import Loss, evaluate, paired_interval
+from convert.export.litert_float import float_model
 from mobilenets import MobileNet
-
-SYNSETS = [f"n{10_000_000 + 7 * i}" for i in range(1000)]
 
 
 def picture(path: Path, brightness: int = 0) -> Path:
@@ -28,150 +29,6 @@ def picture(path: Path, brightness: int = 0) -> Path:
     image = np.full((40, 40, 3), brightness, np.uint8)
     path.write_bytes(tf.io.encode_png(image).numpy())
     return path
-
-
-def empty(folder: Path, *names: str) -> Path:
-    """Files that are called like images; finding them does not decode them."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-class TestLabelled:
-    def found(self, folder: Path, *arguments) -> dict[str, int]:
-        result = labelled(folder, *arguments)
-        assert result.paths == sorted(result.paths)
-        return {
-            str(path.relative_to(folder)): label
-            for path, label in zip(result.paths, result.labels, strict=True)
-        }
-
-    def test_folders_by_name(self, tmp_path: Path) -> None:
-        empty(tmp_path, "Hot_Dog/a.jpg", "Hot_Dog/nested/b.JPEG", "owl/c.png", ".hidden/d.png")
-        empty(tmp_path, "owl/notes.txt", "owl/.e.png", "nothing/notes.txt")
-        names = ["background", "owl", "hot dog", "crane"]
-        assert self.found(tmp_path, 4, names) == {
-            "Hot_Dog/a.jpg": 2,
-            "Hot_Dog/nested/b.JPEG": 2,
-            "owl/c.png": 1,
-        }
-
-    @pytest.mark.parametrize("names", [None, ["zero", "one", "two", "x"]], ids=["unnamed", "named"])
-    def test_folders_by_position(self, names: list[str] | None, tmp_path: Path) -> None:
-        empty(tmp_path, "3/a.png", "0/b.png")
-        assert self.found(tmp_path, 4, names) == {"0/b.png": 0, "3/a.png": 3}
-
-    def test_numbers_may_be_names(self, tmp_path: Path) -> None:
-        empty(tmp_path, "3/a.png", "0/b.png")
-        assert self.found(tmp_path, 2, ["3", "0"]) == {"0/b.png": 1, "3/a.png": 0}
-
-    @pytest.mark.parametrize(("num_classes", "background"), [(1000, 0), (1001, 1)])
-    def test_folders_by_synset(self, num_classes: int, background: int, tmp_path: Path) -> None:
-        empty(tmp_path, *(f"{synset}/a.JPEG" for synset in SYNSETS))
-        names = mobilenets.images.class_names()[-num_classes:]
-        found = self.found(tmp_path, num_classes, names)
-        assert list(found.values()) == [*range(background, num_classes)]
-
-    def test_unnamed_classes_in_alphabetical_order(self, tmp_path: Path) -> None:
-        empty(tmp_path, "b/2.png", "a/3.png", "C/1.png")
-        assert self.found(tmp_path, 3) == {"C/1.png": 0, "a/3.png": 1, "b/2.png": 2}
-
-    def validation(self, folder: Path, count: int = 5) -> Path:
-        return empty(folder / "val", *(f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, count + 1)))
-
-    def test_ground_truth_of_synsets(self, tmp_path: Path) -> None:
-        """As Slim's list; some of its images are not there."""
-        folder = self.validation(tmp_path)
-        (folder / "ILSVRC2012_val_00000002.JPEG").unlink()
-        truth = tmp_path / "labels.txt"
-        truth.write_text("\n".join([*reversed(SYNSETS), SYNSETS[0]]) + "\n")
-        assert self.found(folder, 1001, None, truth) == {
-            "ILSVRC2012_val_00000001.JPEG": 1000,
-            "ILSVRC2012_val_00000003.JPEG": 998,
-            "ILSVRC2012_val_00000004.JPEG": 997,
-            "ILSVRC2012_val_00000005.JPEG": 996,
-        }
-
-    @pytest.mark.parametrize(
-        ("files", "num_classes", "names", "message"),
-        [
-            ([], 3, None, "has no images"),
-            (["notes.txt"], 3, None, "has no images"),
-            (["a.png"], 3, None, "images, but no folder for each class: .* pass the ground truth"),
-            (["a/1.png", "b/1.png"], 3, None, "2 folders for the module's 3 unnamed classes"),
-            (["a/1.png", "d/1.png"], 3, ["a", "b", "c"], "no class called 'd'; its 3 classes are"),
-            (["0/1.png", "3/1.png"], 3, None, "/3: the module has 3 classes, from 0 to 2"),
-            (["crane/1.png"], 3, ["a", "crane", "Crane"], "/crane: several classes have that name"),
-            (["n01440764/1.png"], 1001, None, "1 synsets: only all 1000 .* after the classes"),
-            (
-                [f"{i}/1.png" for i in range(1000)],
-                1001,
-                None,
-                "0 is the background: name .* 1",
-            ),
-            (
-                [f"{s}/1.png" for s in SYNSETS],
-                5,
-                None,
-                "ImageNet's synsets, but .* 5 classes",
-            ),
-        ],
-        ids=[
-            "empty",
-            "no-images",
-            "flat",
-            "too-few",
-            "unknown",
-            "beyond",
-            "ambiguous",
-            "part",
-            "shifted",
-            "not-imagenet",
-        ],
-    )
-    def test_folders_that_do_not_tell(
-        self,
-        files: list[str],
-        num_classes: int,
-        names: list[str] | None,
-        message: str,
-        tmp_path: Path,
-    ) -> None:
-        with pytest.raises(ConvertError, match=one_line(message)):
-            labelled(empty(tmp_path, *files), num_classes, names)
-
-    def test_absent_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ConvertError, match=one_line("absent: no such folder")):
-            labelled(tmp_path / "absent", 3)
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("490\n361\n", "'490' is not a synset; expected one synset per line"),
-            ("n01440764 1\n", "'1' is not a synset"),
-            ("n01440764\nn01440765\n", "2 synsets: only all 1000"),
-            ("", "0 synsets: only all 1000"),
-        ],
-        ids=["devkit", "columns", "part", "empty"],
-    )
-    def test_ground_truth_that_does_not_tell(self, text: str, message: str, tmp_path: Path) -> None:
-        folder = self.validation(tmp_path, 2)
-        truth = tmp_path / "truth.txt"
-        truth.write_text(text)
-        with pytest.raises(ConvertError, match=one_line(message)):
-            labelled(folder, 1001, None, truth)
-
-    def test_ground_truth_needs_numbered_files(self, tmp_path: Path) -> None:
-        truth = tmp_path / "truth.txt"
-        truth.write_text("\n".join(SYNSETS))
-        for name in ("cat.png", "ILSVRC2012_val_00000000.JPEG", "ILSVRC2012_val_00001001.JPEG"):
-            with pytest.raises(ConvertError, match=one_line(f"{name} has no line")):
-                labelled(empty(tmp_path / Path(name).stem, name), 1001, None, truth)
-        with pytest.raises(ConvertError, match=one_line("absent.txt cannot be read")):
-            labelled(self.validation(tmp_path), 1001, None, tmp_path / "absent.txt")
-        with pytest.raises(ConvertError, match=one_line("for images in one folder; .* has none")):
-            labelled(empty(tmp_path / "folders", "a/1.png"), 1001, None, truth)
 
 
 @pytest.fixture(scope="module")
@@ -208,15 +65,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_accuracy(brightness: Path, pictures: Path, batch_size: int) -> None:
     seen: list[tuple[int, int]] = []
     done = evaluate(
-        brightness,
+        [brightness],
         pictures,
         batch_size=batch_size,
         on_progress=lambda *counts: seen.append(counts),
     )
-    assert (done.images, done.variant, done.image_size) == (10, "mobilenet_v1_025_32", 32)
-    assert done.top1 == pytest.approx(50)
-    assert done.top5 == pytest.approx(80)
-    assert (done.published_top1, done.published_top5) == (None, None)
+    assert (done.images, done.image_size, done.losses) == (10, 32, [])
+    (found,) = done.models
+    assert (found.model, found.variant) == (str(brightness), "mobilenet_v1_025_32")
+    assert found.top1 == pytest.approx(50)
+    assert found.top5 == pytest.approx(80)
+    assert (found.published_top1, found.published_top5, found.compared) == (None, None, None)
+    assert found.bytes == sum(f.stat().st_size for f in brightness.rglob("*") if f.is_file())
+    assert found.milliseconds > 0
     assert (done.layout, done.crop) == ("folders by name", "central")
     assert seen[0] == (0, 10)
     assert seen[-1] == (10, 10)
@@ -230,7 +91,7 @@ def test_equal_logits_count_once(tmp_path: Path) -> None:
     mobilenets.save(model, tmp_path / "constant")
     for i in range(10):
         picture(tmp_path / "images" / str(i) / "a.png")
-    done = evaluate(tmp_path / "constant", tmp_path / "images")
+    (done,) = evaluate([tmp_path / "constant"], tmp_path / "images").models
     assert (done.top1, done.top5) == (pytest.approx(10), pytest.approx(50))
 
 
@@ -252,27 +113,28 @@ def test_crop(
         return loaded
 
     monkeypatch.setattr(evaluation.images, "load", load)
-    assert evaluate(brightness, tmp_path, crop=crop).crop == crop
+    assert evaluate([brightness], tmp_path, crop=crop).crop == crop
     assert seen == [brightest]
 
 
 def test_errors(brightness: Path, pictures: Path, module: Callable, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match=one_line("absent: no such folder")):
-        evaluate(tmp_path / "absent", pictures)
+        evaluate([tmp_path / "absent"], pictures)
     with pytest.raises(ConvertError, match=one_line("feature vector: evaluate its classification")):
-        evaluate(module("mobilenet_v1"), pictures)
+        evaluate([module("mobilenet_v1")], pictures)
     picture(tmp_path / "a" / "fine.png")
     for name in ("broken.png", "cut.jpg"):
         (tmp_path / "a" / name).write_bytes(b"\xff\xd8\xff not an image")
     with pytest.raises(ConvertError, match=one_line("broken.png.*cut.jpg")):
-        evaluate(brightness, tmp_path)
+        evaluate([brightness], tmp_path)
 
 
 def test_command_line(command: Callable, brightness: Path, pictures: Path, tmp_path: Path) -> None:
     code, out, err = command("evaluate", brightness, "--images", pictures, "--json")
     assert code == 0
     done = json.loads(out)
-    assert (done["top1"], done["top5"], done["images"]) == (50.0, 80.0, 10)
+    (found,) = done["models"]
+    assert (found["top1"], found["top5"], done["images"]) == (50.0, 80.0, 10)
     assert "Traceback" not in err
     assert command("evaluate", brightness, "--images", tmp_path)[0] == 2
 
@@ -283,13 +145,15 @@ def test_table(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain, figures = evaluation.Evaluation, {"published_top1": 41.5, "published_top5": 66.3}
-    monkeypatch.setattr(evaluation, "Evaluation", lambda **fields: plain(**(fields | figures)))
+    plain, figures = evaluation.Evaluated, {"published_top1": 41.5, "published_top5": 66.3}
+    figures |= {"bytes": 1234, "milliseconds": 1.5, "model": "m"}
+    monkeypatch.setattr(evaluation, "Evaluated", lambda **fields: plain(**(fields | figures)))
     assert main(["evaluate", str(brightness), "--images", str(pictures)]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"mobilenet_v1_025_32 +10 +50\.0 +80\.0 +41\.5 +66\.3", text)
-    assert "Classes: folders by name; central crop at 32 px." in text
-    assert "50,000 validation images" in text
+    assert re.search(r"\n +m +1,234 +1\.50 +50\.0 +80\.0 *\n", text)
+    assert "10 images, folders by name; central crop at 32 px." in text
+    assert "mobilenet_v1_025_32: top-1 41.5 %, top-5 66.3 % on ILSVRC-2012's 50,000" in text
+    assert "Compared" not in text
 
 
 def test_photographs(reference_data: Path, tmp_path: Path) -> None:
@@ -304,6 +168,182 @@ def test_photographs(reference_data: Path, tmp_path: Path) -> None:
         target = tmp_path / (second if i == 0 else first).name / photograph.name
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(photograph)
-    done = evaluate(source, tmp_path)
+    (done,) = evaluate([source], tmp_path).models
     assert (done.top1, done.top5) == (100 * 7 / 8, 100)
     assert (done.published_top1, done.published_top5) == (41.5, 66.3)
+
+
+@pytest.fixture(scope="module")
+def inverse(brightness: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LiteRT model: of a white image `a` has the highest logit, of a black one `g`."""
+    model = mobilenets.load(brightness)
+    for variable in (model.logits.kernel, model.logits.biases):
+        variable.assign(-variable.numpy())
+    file = tmp_path_factory.mktemp("inverse") / "model.tflite"
+    file.write_bytes(float_model(model))
+    return file
+
+
+@pytest.mark.parametrize("batch_size", first_fast([4, 32]))
+def test_models_are_compared_with_the_first(
+    batch_size: int, brightness: Path, inverse: Path, pictures: Path
+) -> None:
+    seen: list[tuple[int, int]] = []
+    done = evaluate(
+        [brightness, inverse],
+        pictures,
+        batch_size=batch_size,
+        on_progress=lambda *counts: seen.append(counts),
+    )
+    first, second = done.models
+    assert (first.top1, second.top1) == (pytest.approx(50), pytest.approx(20))
+    # `c` is the third of the white ones, as are `a` the first and `g` the last.
+    assert second.top5 == pytest.approx(50)
+    assert (second.variant, second.bytes) == (None, inverse.stat().st_size)
+    assert first.compared is None
+    found = second.compared
+    assert (found.difference, found.agreement) == (pytest.approx(-30), 0)
+    # The white ones that are `a` are gained; four `g` and the black `a` are lost.
+    assert (found.low / 100, found.high / 100) == pytest.approx(paired_interval(2, 5, 10))
+    probabilities = [
+        tf.nn.softmax(mobilenets.load(brightness)(np.full((1, 32, 32, 3), v, np.float32)))[0]
+        for v in (0, 1)
+    ]
+    differences = [float(np.abs(each - each[::-1]).max()) for each in map(np.array, probabilities)]
+    mean = (differences[0] + 9 * differences[1]) / 10
+    assert found.mean_difference == pytest.approx(mean, rel=1e-4)
+    assert found.worst_difference == pytest.approx(max(differences), rel=1e-4)
+    assert done.losses == [Loss(6, "g", 4, [4, 0], [None, "a"])]
+    assert (seen[0], seen[-1], len(seen)) == ((0, 20), (20, 20), 2 * -(-10 // batch_size) + 1)
+
+
+def test_the_first_against_a_copy(inverse: Path, pictures: Path, tmp_path: Path) -> None:
+    """No difference, and an interval that still has a width; without names, by position."""
+    copy = shutil.copy(inverse, tmp_path / "copy.tflite")
+    for name, position in (("a", "0"), ("c", "2"), ("g", "6")):
+        shutil.copytree(pictures / name, tmp_path / "images" / position)
+    done = evaluate([inverse, copy], tmp_path / "images")
+    found = done.models[1].compared
+    assert (found.difference, found.agreement) == (0, 100)
+    assert (found.mean_difference, found.worst_difference) == (0, 0)
+    assert found.high == pytest.approx(-found.low)
+    assert found.high > 10
+    assert done.losses == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [
+        # By hand: 3/12 - 6/12 with 1.959964 sqrt((9/12 - 1/16) / 12); 1.959964 sqrt(2) / 500;
+        # 2/3 - 1/3 with 1.959964 sqrt((1 - 1/9) / 3).
+        ((2, 5, 10), (-0.719131, 0.219131)),
+        ((0, 0, 498), (-0.005544, 0.005544)),
+        ((1, 0, 1), (-0.733536, 1.0)),
+    ],
+    ids=["both", "equal", "at the end"],
+)
+def test_paired_interval(counts: tuple[int, int, int], interval: tuple[float, float]) -> None:
+    assert paired_interval(*counts) == pytest.approx(interval, abs=1e-6)
+
+
+def test_predictions(brightness: Path, inverse: Path, pictures: Path, tmp_path: Path) -> None:
+    evaluate([brightness, inverse], pictures, batch_size=4, csv=tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    columns = [f"{m} {what}" for m in (brightness, inverse) for what in ("class", "probability")]
+    assert header == ["file", "class", *columns]
+    assert [row[0] for row in rows] == [
+        path.relative_to(pictures).as_posix() for path in sorted(pictures.rglob("*.png"))
+    ]
+    by_file = {row[0]: row[1:3] + row[4:5] for row in rows}
+    assert by_file["a/black.png"] == ["a", "a", "g"]
+    assert by_file["g/0.png"] == ["g", "g", "a"]
+    probability = tf.nn.softmax(mobilenets.load(brightness)(np.ones((1, 32, 32, 3), np.float32)))
+    (row,) = (row for row in rows if row[0] == "g/0.png")
+    assert float(row[3]) == pytest.approx(float(np.max(probability)), abs=1e-5)
+
+
+def test_nothing_is_left_of_predictions(brightness: Path, pictures: Path, tmp_path: Path) -> None:
+    """An image late among them is damaged; an older file stays."""
+    shutil.copytree(pictures, tmp_path / "images")
+    (tmp_path / "images" / "g" / "z.png").write_bytes(b"\xff\xd8\xff not an image")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p.csv").write_text("old")
+    for name in ("p.csv", "new.csv"):
+        with pytest.raises(ConvertError, match=one_line("z.png")):
+            evaluate([brightness], tmp_path / "images", batch_size=4, csv=tmp_path / "out" / name)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.csv"]
+    assert (tmp_path / "out" / "p.csv").read_text() == "old"
+    with pytest.raises(ConvertError, match=one_line("out cannot be written: it is a folder")):
+        evaluate([brightness], pictures, csv=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("variant", "classes", "message"),
+    [
+        ("mobilenet_v1_025_64", 7, r"64 takes 64-pixel images, but .* 32-pixel ones"),
+        ("mobilenet_v1_025_32", 5, r"32 has 5 classes, but .* 7: compare models of the same"),
+    ],
+    ids=["size", "classes"],
+)
+def test_models_that_do_not_compare(
+    variant: str,
+    classes: int,
+    message: str,
+    brightness: Path,
+    pictures: Path,
+    tmp_path: Path,
+    quick_save: None,
+) -> None:
+    mobilenets.save(MobileNet(variant, classes), tmp_path / variant)
+    with pytest.raises(ConvertError, match=one_line(message)):
+        evaluate([brightness, tmp_path / variant], pictures, csv=tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_model_given_twice(brightness: Path, pictures: Path) -> None:
+    with pytest.raises(ConvertError, match=one_line("is given twice")):
+        evaluate([brightness, str(brightness)], pictures)
+
+
+def test_table_of_several(
+    brightness: Path, inverse: Path, pictures: Path, command: Callable, tmp_path: Path
+) -> None:
+    arguments = ("evaluate", brightness, inverse, "--images", pictures)
+    code, text, _ = command(*arguments, "--csv", tmp_path / "p.csv")
+    assert code == 0
+    low, high = (100 * end for end in paired_interval(2, 5, 10))
+    assert re.search(rf" 20\.0 +50\.0 +-30\.0 +{low:+.1f} to \{high:+.1f} +0\.0 ", text)
+    assert re.search(r"\n +g +4 +4 +0 +a *\n", text)
+    assert "The largest losses, 1 of 1 classes" in text
+    assert f"Predictions: {tmp_path / 'p.csv'}" in text
+    code, text, _ = command(*arguments, "--json")
+    done = json.loads(text)
+    assert (code, done["models"][1]["compared"]["agreement"]) == (0, 0.0)
+    (loss,) = done["losses"]
+    assert loss == {
+        "position": 6,
+        "name": "g",
+        "images": 4,
+        "right": [4, 0],
+        "taken_for": [None, "a"],
+    }
+
+
+@pytest.mark.slow
+def test_photographs_in_several_precisions(reference_data: Path, tmp_path: Path) -> None:
+    """Forty of ImageNet's photographs, in folders by synset, beside Google's own file."""
+    for folder in sorted((reference_data / "imagenet_sample").iterdir())[::12][:40]:
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / folder.name).symlink_to(folder)
+    source = reference_data / "checkpoints_2018" / "mobilenet_v1_0.25_224"
+    done = evaluate(
+        [source / "mobilenet_v1_0.25_224.ckpt", source / "mobilenet_v1_0.25_224.tflite"],
+        tmp_path / "images",
+    )
+    first, second = done.models
+    assert (done.images, done.layout) == (40, "folders by synset")
+    assert (first.top1, first.top5) == (62.5, 82.5)
+    assert (second.top1, second.top5) == (62.5, 82.5)
+    assert second.compared.agreement == 100
+    assert second.compared.worst_difference < 1e-4

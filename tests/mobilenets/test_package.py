@@ -63,6 +63,7 @@ def test_the_source_archive_holds_what_the_wheel_needs(built: dict[str, Path]) -
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "pyproject.toml", "convert/entry.py"} <= names
     assert {"mobilenets/published.toml", "mobilenets/class_names.txt"} <= names
+    assert "convert/synsets.txt" in names
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,14 @@ def test_the_table_says_what_ran() -> None:
     assert lines[3].endswith("| 7 | 1 | 0 | 3 of 3 | numpy 2.1.3 -> 2.2.0 |")
 
 
-def test_the_page_keeps_its_text() -> None:
-    written = versions.page(PAGE, {"old": outcome()})
+def test_the_page_keeps_its_text_and_other_rows() -> None:
+    written = versions.page(PAGE, {"oldest": outcome(python="3.11.0")})
     assert written != PAGE
-    assert versions.page(written, {"old": outcome()}) == written
+    assert versions.page(written, {"oldest": outcome(python="3.11.0")}) == written
+    both = versions.page(written, {"colab": outcome(changed=["numpy 2.1.3 -> 2.2.0"])})
+    rows = [line for line in both.splitlines() if line.startswith("| `")]
+    assert [row for row in rows if "3.11.0" in row] == [rows[0]]
+    assert sum("-> 2.2.0" in row for row in rows) == 1
     outside = re.compile(r"(?<=make test-versions -->\n).*(?=<!-- end -->)", re.DOTALL)
     assert outside.sub("", written) == outside.sub("", PAGE)
 
@@ -66,7 +70,8 @@ def test_the_page_has_every_environment_and_no_failure() -> None:
     for row in rows:
         assert row[-3] == "0"
         assert row[-2] in ("", "3 of 3")
-        assert row[-1] == "nothing |"
+        assert re.fullmatch(r"nothing \||setuptools [\d.]+ -> 81[\d.]+ \|", row[-1])
+    assert [row[-1] for row in rows if "`colab`" in row[0]] == ["nothing |"]
 
 
 def test_colabs_libraries_are_exact() -> None:

@@ -88,6 +88,10 @@ def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
             *("lite", SAMPLE, "--output", tmp_path / "m.tflite"),
             *("--precision", "int8", "--images", photos, "--report"),
         ),
+        "evaluate several": (
+            *("evaluate", converted, tmp_path / "m.tflite", "--images", photos),
+            *("--csv", tmp_path / "predictions.csv"),
+        ),
         "lite report": (
             *("lite", _quantops(tmp_path), "--output", tmp_path / "m.tflite"),
             *("--report", photos),
