@@ -28,9 +28,11 @@ __all__ = [
     "convolutions",
     "dropout_rate",
     "num_features",
+    "paper",
     "quantizable",
     "rows",
     "scope",
+    "title",
 ]
 
 _Activation = TypeVar("_Activation")
@@ -214,6 +216,18 @@ class _Family:
     quantizable: bool
     averages: bool
     rows: Callable[[float], Iterator[Row]]
+    title: str
+    paper: tuple[str, str]
+
+
+def title(family: str) -> str:
+    """A family's name for people: `MobileNet V1`."""
+    return _FAMILIES[family].title
+
+
+def paper(family: str) -> tuple[str, str]:
+    """Title and arXiv number of the paper that describes a family."""
+    return _FAMILIES[family].paper
 
 
 def scope(family: str) -> str:
@@ -283,8 +297,27 @@ def _v2_width(exact: float) -> int:
 
 
 _FAMILIES = {
-    "mobilenet_v1": _Family("MobilenetV1", 0.001, quantizable=True, averages=False, rows=_v1_rows),
-    "mobilenet_v2": _Family("MobilenetV2", 0.2, quantizable=False, averages=True, rows=_v2_rows),
+    "mobilenet_v1": _Family(
+        "MobilenetV1",
+        0.001,
+        quantizable=True,
+        averages=False,
+        rows=_v1_rows,
+        title="MobileNet V1",
+        paper=(
+            "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+            "1704.04861",
+        ),
+    ),
+    "mobilenet_v2": _Family(
+        "MobilenetV2",
+        0.2,
+        quantizable=False,
+        averages=True,
+        rows=_v2_rows,
+        title="MobileNet V2",
+        paper=("MobileNetV2: Inverted Residuals and Linear Bottlenecks", "1801.04381"),
+    ),
 }
 
 

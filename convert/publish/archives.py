@@ -10,6 +10,8 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from mobilenets import fetching
+
 __all__ = ["bytes_of", "pack", "sha256"]
 
 _CHUNK = 1 << 20
@@ -61,5 +63,4 @@ def sha256(content: Path | bytes) -> str:
     """The hash of a file in `Contents`, in hexadecimal."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return fetching.sha256(content)

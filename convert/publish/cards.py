@@ -19,13 +19,6 @@ CARD = "README.md"
 SITE = "https://example.org/models"
 """Stands for the site's URL, which nobody knows when a card is written."""
 
-_PAPERS = {
-    "mobilenet_v1": (
-        "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
-        "1704.04861",
-    ),
-    "mobilenet_v2": ("MobileNetV2: Inverted Residuals and Linear Bottlenecks", "1801.04381"),
-}
 _QUANTIZATION = (
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     "1712.05877",
@@ -63,11 +56,11 @@ def render(entry: Entry, site: str = SITE) -> str:
 
 def _facts(entry: Entry) -> dict[str, Any]:
     variant = Variant.parse(entry.name)
-    papers = [_PAPERS[variant.family], *([_QUANTIZATION] if entry.quantized else [])]
+    papers = [architecture.paper(variant.family), *([_QUANTIZATION] if entry.quantized else [])]
     return {
         "entry": entry,
         "variant": variant,
-        "family": {"mobilenet_v1": "MobileNet V1", "mobilenet_v2": "MobileNet V2"}[variant.family],
+        "family": architecture.title(variant.family),
         "scope": architecture.scope(variant.family),
         "papers": papers,
         # Set from the hash or the URL of the source: only then the weights are known as Google's.

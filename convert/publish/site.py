@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 
+from mobilenets import architecture
 from mobilenets.published import KINDS
 from mobilenets.variants import FAMILIES, Variant
 
@@ -181,7 +182,8 @@ def _of_all(pages: Sequence[_Page], index: Index) -> dict[str, Any]:
         "kinds": [kind for kind in KINDS if kind in kinds],
         "sizes": sorted({page.entry.image_size for page in pages}, reverse=True),
         "series": [
-            _family(family) + (" quantops" if quantized else "") for family, quantized in groups
+            architecture.title(family) + (" quantops" if quantized else "")
+            for family, quantized in groups
         ],
         "chart": chart(_marks(pages, groups)),
     }
@@ -220,7 +222,7 @@ def _environment() -> jinja2.Environment:
     environment = cards.environment().overlay()
     environment.filters = environment.filters | {
         "breakable": breakable,
-        "family": _family,
+        "family": architecture.title,
         "figure": _figure,
         "megabytes": lambda count: f"{count / 1e6:.1f} MB",
         "pixels": lambda size: f"{size} px",
@@ -230,11 +232,6 @@ def _environment() -> jinja2.Environment:
     names = {"shapes": SHAPES, "site": cards.SITE, "zip": zip}
     environment.globals = environment.globals | names
     return environment
-
-
-def _family(family: str) -> str:
-    """`MobileNet V1` for `mobilenet_v1`."""
-    return f"MobileNet {family.rpartition('_')[2].upper()}"
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -25,7 +25,6 @@ close = {"rtol": 1e-4, "atol": 1e-5}
 # A value midway between two of 8 bits can round the other way.
 STEPS = 3
 
-
 OWN = "own"
 CASES = [(OWN, name) for name in version_files.VARIANTS]
 CASES = [*first_fast(CASES), *((folder, name) for folder in OTHERS for _, name in CASES)]
