@@ -52,6 +52,7 @@ convert-sample: $(installed)  ## convert the shipped checkpoint and show what th
 		--labels sample/labels.txt --output $(MODELS)
 	$(bin)/python -m tools.show_sample $(MODELS)/mobilenet_v1_025_64/classification \
 		--output $(MODELS)/sample.png
+	@echo 'Next, your own images: "A first result" in README.md'
 
 convert-all: $(installed)  ## every published variant: MODELS=dir [CHECKPOINTS=dir] [JOBS=2]
 	$(bin)/python -m convert all $(if $(CHECKPOINTS),--checkpoints '$(CHECKPOINTS)') \
