@@ -23,7 +23,8 @@ from convert import quiet  # noqa: F401  # before anything loads TensorFlow
 import keras
 import matplotlib
 
-from benchmarks import contenders, conversion
+import mobilenets
+from benchmarks import contenders, conversion, threads
 from benchmarks.timing import Ratio, interleave, median, ratio
 
 matplotlib.use("Agg")
@@ -40,6 +41,7 @@ TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
 STEPS = 4
 # At batch 1 a round is milliseconds, at batch 32 up to seconds.
 ROUNDS = {1: 60, 32: 12}
+_TURNS = {1: 20, 32: 4}
 _HERE = Path(__file__).resolve().parent
 
 Times = Mapping[str, list[float]]
@@ -53,8 +55,8 @@ def _measure(what: str, make: Callable[[], Mapping[str, Callable]], rounds: int)
     return times
 
 
-def _table(rows: Mapping[str, Times], per: float = 1.0) -> Iterator[str]:
-    """Milliseconds of each contender, and after the dot the ratio to the module's."""
+def _table(rows: Mapping[str, Times], per: float = 1.0, base: str = "module") -> Iterator[str]:
+    """Milliseconds of each contender, and after the dot the ratio to the base's."""
     names = list(next(iter(rows.values())))
     yield f"| | {' | '.join(names)} |"
     yield f"| --- |{' ---: |' * len(names)}"
@@ -62,8 +64,8 @@ def _table(rows: Mapping[str, Times], per: float = 1.0) -> Iterator[str]:
         cells = []
         for name in names:
             cell = f"{median(times[name]) / per:.1f}"
-            if name != "module":
-                cell += f" · {ratio(times[name], times['module'])}"
+            if name != base:
+                cell += f" · {ratio(times[name], times[base])}"
             cells.append(cell)
         yield f"| {what} | {' | '.join(cells)} |"
 
@@ -94,6 +96,7 @@ def _environment() -> Iterator[str]:
     packages = ("tensorflow", "keras", "tf_keras", "tensorflow-hub", "ai-edge-litert")
     yield f"- {datetime.date.today()}, {platform.platform()}, Python {platform.python_version()}"
     yield f"- {model[1] if model else platform.processor()}, {contenders.THREADS} cores"
+    yield "- TensorFlow's default threads, one for each core, but where a table says otherwise"
     yield f"- instruction sets: {', '.join(has) or 'none of ' + ', '.join(wanted)}"
     yield "- " + ", ".join(f"{package} {version(package)}" for package in packages)
 
@@ -191,8 +194,8 @@ def _bfloat16() -> Iterator[str]:
 
 
 def _loading() -> Iterator[str]:
-    yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, and"
-    yield "`tf_keras.models.load_model` of a SavedModel of tf_keras's network.\n"
+    yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, `hub.load` of a module"
+    yield "for serving, and `tf_keras.models.load_model` of a SavedModel of tf_keras's network.\n"
     rows = {
         name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 6)
         for name in VARIANTS
@@ -215,6 +218,21 @@ def _growth() -> Iterator[str]:
             )
             cells.append(f"{median(times['module']) / batch:.2f}")
         yield f"| {size} px | {' | '.join(cells)} |"
+
+
+def _threads() -> Iterator[str]:
+    yield "`tf.config.threading.set_intra_op_parallelism_threads` (threads within an operation) and"
+    yield "`set_inter_op_parallelism_threads` (operations at a time), each setting in a process of"
+    yield "its own; the module in a `tf.function`. Below 1 is faster than TensorFlow's default.\n"
+    rows = {}
+    for name in VARIANTS:
+        for batch in BATCHES:
+            size = mobilenets.Variant.parse(name).image_size
+            with threads.contenders(contenders.module(name), batch, size) as runs:
+                rows[f"{name}, batch {batch}"] = _measure(
+                    f"threads {name} batch {batch}", lambda runs=runs: runs, _TURNS[batch]
+                )
+    yield from _table(rows, per=threads.CALLS, base="default")
 
 
 def _conversion() -> Iterator[str]:
@@ -240,6 +258,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "bfloat16": ("bfloat16", _bfloat16),
     "loading": ("Loading", _loading),
     "growth": ("How inference grows", _growth),
+    "threads": ("Threads", _threads),
     "conversion": ("Conversion", _conversion),
 }
 _INTRODUCTION = """# Measured

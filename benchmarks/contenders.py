@@ -31,6 +31,7 @@ __all__ = [
     "predictions",
     "reduced_inference",
     "reduced_training",
+    "serving",
     "training",
 ]
 
@@ -46,6 +47,14 @@ def module(name: str) -> Path:
         size = model.variant.image_size
         model(images(32, size), training=True, batch_norm_momentum=0.0)
         mobilenets.save(model, directory)
+    return directory
+
+
+def serving(name: str) -> Path:
+    """The same weights as a module for serving."""
+    directory = _FOLDER / name / "feature_vector-serving"
+    if not directory.exists():
+        mobilenets.save(mobilenets.load(module(name)), directory, trainable=False)
     return directory
 
 
@@ -100,6 +109,7 @@ def inference(name: str, batch: int) -> dict[str, Callable[[], object]]:
     inputs = images(batch, mobilenets.Variant.parse(name).image_size)
     tensor = tf.constant(inputs)
     ours = hub.load(str(module(name)))
+    constant = hub.load(str(serving(name)))
 
     def compiled(model: Any) -> Callable[[], object]:
         function = tf.function(lambda x: model(x, training=False))
@@ -107,9 +117,11 @@ def inference(name: str, batch: int) -> dict[str, Callable[[], object]]:
 
     lite = _lite(name, batch)
     inside = tf.function(lambda x: ours(x))
+    served = tf.function(lambda x: constant(x))
     return {
         "module": lambda: ours(tensor).numpy(),
         "in a tf.function": lambda: inside(tensor).numpy(),
+        "for serving, in a tf.function": lambda: served(tensor).numpy(),
         "keras": compiled(application(keras, name)),
         "tf_keras": compiled(application(tf_keras, name)),
         "LiteRT": lambda: lite(inputs),
@@ -222,5 +234,6 @@ def loading(name: str) -> dict[str, Callable[[], object]]:
     return {
         "module": lambda: hub.KerasLayer(str(module(name)), trainable=True),
         "native": lambda: mobilenets.load(module(name)),
+        "for serving": lambda: hub.load(str(serving(name))),
         "tf_keras": lambda: tf_keras.models.load_model(saved),
     }

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mobilenets import MobileNet, Variant, fetching, published, save
+from mobilenets import Variant, fetching, published, saved_model
 from mobilenets.loading import check_module
 from mobilenets.published import Source
 from mobilenets.saved_model import FORMAT
-from mobilenets.weights import Weights, mapping
+from mobilenets.weights import Weights
 from mobilenets.weights import open as open_weights
 from mobilenets.writing import written_beside
 
@@ -109,7 +107,7 @@ def convert(
             "variant": network.name,
             "weights": "averages" if found.averaged else "raw",
         }
-        values: dict[str, np.ndarray] | None = None
+        original: verify.Original | None = None
         conversions = []
         for kind in wanted:
             classified = kind == "classification"
@@ -123,17 +121,12 @@ def convert(
             parity = _already(directory, made_from)
             written = parity is None
             if parity is None:
-                if values is None:
+                if original is None:
                     report(f"{network.name}: reading {found.source}")
-                    values = found.values(network)
+                    original = verify.Original(network, found.values(network), found.num_classes)
                 report(f"{network.name}/{kind}: writing")
-                model = MobileNet(
-                    network,
-                    found.num_classes if classified else None,
-                    names if classified else None,
-                )
                 recorded = {**made_from, "origin": _origin(found, fetched_from)}
-                parity = _write(model, values, directory, recorded, report)
+                parity = _write(original, directory, recorded, report)
             conversions.append(Conversion(network.name, kind, str(directory), written, parity))
         return conversions
 
@@ -242,21 +235,23 @@ def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _write(
-    model: MobileNet,
-    values: Mapping[str, np.ndarray],
+    original: verify.Original,
     directory: Path,
     made_from: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    mapping.assign(model, values)
+    arguments = {
+        "variant": original.variant,
+        "num_classes": original.num_classes if made_from["kind"] == "classification" else None,
+        "class_names": made_from["class_names"] or None,
+    }
     try:
         with written_beside(directory) as folder:
             beside = folder / directory.name
             serving = bool(made_from.get(_SERVING))
-            save(model, beside, trainable=not serving)
+            saved_model.write(arguments, original.values, beside, trainable=not serving)
             report(f"{made_from['variant']}/{made_from['kind']}: verifying")
-            kept = {name: values[name] for name in model.slim_variables}
-            compared = verify.compare(beside, model.variant, kept, model.num_classes, not serving)
+            compared = original.compare(beside, made_from["kind"], trainable=not serving)
             parity = {**made_from, **dataclasses.asdict(compared)}
             text = json.dumps(parity, indent=1, ensure_ascii=False)
             (beside / PARITY).write_text(f"{text}\n", encoding="utf-8")
@@ -294,12 +289,7 @@ def verify_module(
                 f"{found.source} is not the checkpoint that {directory} was converted from"
             )
         variant = Variant.parse(parity["variant"])
-        classes = found.num_classes
-        values = found.values(variant)
-    if parity["kind"] == "feature_vector" and classes is not None:
-        classes = None
-        names = MobileNet(variant).slim_variables
-        values = {name: values[name] for name in names}
-    compared = verify.compare(directory, variant, values, classes, not parity.get(_SERVING))
+        original = verify.Original(variant, found.values(variant), found.num_classes)
+    compared = original.compare(directory, parity["kind"], trainable=not parity.get(_SERVING))
     parity |= dataclasses.asdict(compared)
     return Conversion(variant.name, parity["kind"], str(directory), False, parity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_hub as hub
 
-from mobilenets import Variant
+from mobilenets import Variant, architecture
 
 from .errors import ConvertError, first_line
 from .references import applications, simulation
 from .references.applications import APPLICATION
 
-__all__ = ["TOLERANCE", "Parity", "compare", "sample_images"]
+__all__ = ["TOLERANCE", "Original", "Parity", "sample_images"]
 
 # Folding changes the order of rounding: 1e-4 of the largest output is an ample bound in float32.
 TOLERANCE = 1e-4
@@ -52,56 +53,83 @@ class Parity:
     tolerance: float
 
 
-def compare(
-    directory: Path,
-    variant: Variant,
-    values: Mapping[str, np.ndarray],
-    num_classes: int | None,
-    trainable: bool = True,
-) -> Parity:
-    """Reloads a module through tensorflow_hub and compares it.
+class Original:
+    """What modules are compared with: a checkpoint's values, and an independent implementation.
 
     Args:
-      directory: The module.
-      variant: The network that the module should be.
-      values: The values that its variables should hold, by Slim name.
-      num_classes: Length of its logits; None for a feature vector.
-      trainable: Whether it has variables: a module for serving has constants instead.
-
-    Raises:
-      ConvertError: The module cannot be loaded, a variable differs in any bit, an output differs by
-        more than the tolerance, or quantops outputs differ by more than 0.2 steps on average.
+      variant: The network.
+      values: The value of every variable by Slim name.
+      num_classes: Length of the logits; None if the checkpoint has none.
     """
-    held = values if trainable else {}
-    module = _loaded(directory, held)
-    reference = _expected(variant, values, num_classes)
-    if reference is None:
-        return Parity(len(held), None, 0, variant.image_size, None, None, TOLERANCE)
-    name, images, expected = reference
-    step = simulation.step(variant, values, num_classes) if variant.quantized else 0.0
-    differences = np.abs(module(images).numpy() - expected)
-    largest = float(np.abs(expected).max())
-    allowed = _MOST_STEPS * step or TOLERANCE * largest
-    parity = Parity(
-        variables=len(held),
-        reference=name,
-        images=len(images),
-        image_size=images.shape[1],
-        largest_output=largest,
-        largest_difference=float(differences.max()),
-        tolerance=allowed / largest if largest else TOLERANCE,
-    )
-    if not differences.max() <= allowed:
-        raise ConvertError(
-            f"{directory} does not agree with {name}: outputs differ by up to "
-            f"{differences.max():.2g}, allowed {allowed:.2g}"
+
+    def __init__(
+        self, variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None
+    ) -> None:
+        self.variant = variant
+        self.values = values
+        self.num_classes = num_classes
+
+    def compare(self, directory: Path, kind: str, trainable: bool = True) -> Parity:
+        """Reloads a module through tensorflow_hub and compares it.
+
+        Args:
+          directory: The module.
+          kind: `"feature_vector"` or `"classification"`.
+          trainable: Whether it has variables: a module for serving has constants instead.
+
+        Raises:
+          ConvertError: The module cannot be loaded, a variable differs in any bit, an output
+            differs by more than the tolerance, or quantops outputs differ by more than 0.2 steps on
+            average.
+        """
+        classes = self.num_classes if kind == "classification" else None
+        names = architecture.variables(self.variant, classes) if trainable else ()
+        module = _loaded(directory, {name: self.values[name] for name in names})
+        if self._reference is None:
+            return Parity(len(names), None, 0, self.variant.image_size, None, None, TOLERANCE)
+        name, images, outputs = self._reference
+        expected = outputs[kind]
+        differences = np.abs(module(images).numpy() - expected)
+        step = 0.0
+        if self.variant.quantized:
+            step = simulation.step(self.variant, self.values, classes)
+        largest = float(np.abs(expected).max())
+        allowed = _MOST_STEPS * step or TOLERANCE * largest
+        if not differences.max() <= allowed:
+            raise ConvertError(
+                f"{directory} does not agree with {name}: outputs differ by up to "
+                f"{differences.max():.2g}, allowed {allowed:.2g}"
+            )
+        if step and not differences.mean() <= _MEAN_STEPS * step:
+            raise ConvertError(
+                f"{directory} does not agree with {name}: outputs differ by "
+                f"{differences.mean():.2g} on average, allowed {_MEAN_STEPS * step:.2g}"
+            )
+        return Parity(
+            variables=len(names),
+            reference=name,
+            images=len(images),
+            image_size=images.shape[1],
+            largest_output=largest,
+            largest_difference=float(differences.max()),
+            tolerance=allowed / largest if largest else TOLERANCE,
         )
-    if step and not differences.mean() <= _MEAN_STEPS * step:
-        raise ConvertError(
-            f"{directory} does not agree with {name}: outputs differ by "
-            f"{differences.mean():.2g} on average, allowed {_MEAN_STEPS * step:.2g}"
-        )
-    return parity
+
+    @functools.cached_property
+    def _reference(self) -> tuple[str, np.ndarray, Mapping[str, np.ndarray]] | None:
+        """The implementation's name, images and its outputs for them by kind; None without one."""
+        given = self.variant, self.values, self.num_classes
+        if self.variant.quantized:
+            name = f"tf.contrib.quantize's graph, of TensorFlow {tf.__version__} operations"
+            images = sample_images(self.variant.image_size)
+            return name, images, simulation.outputs(*given, images)
+        if applications.builds(self.variant):
+            name = (
+                f"keras.applications.{APPLICATION[self.variant.family]} (Keras {keras.__version__})"
+            )
+            images = sample_images(applications.input_size(self.variant))
+            return name, images, applications.both_outputs(applications.reference(*given), images)
+        return None
 
 
 def _loaded(directory: Path, values: Mapping[str, np.ndarray]) -> Any:
@@ -124,22 +152,6 @@ def _loaded(directory: Path, values: Mapping[str, np.ndarray]) -> Any:
     if wrong:
         raise ConvertError(f"{directory} differs from its checkpoint:\n  " + "\n  ".join(wrong))
     return module
-
-
-def _expected(
-    variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None
-) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """A reference's name, images and its outputs for them; None where there is no reference."""
-    if variant.quantized:
-        name = f"tf.contrib.quantize's graph, of TensorFlow {tf.__version__} operations"
-        images = sample_images(variant.image_size)
-        return name, images, simulation.reference(variant, values, images, num_classes)
-    if applications.builds(variant):
-        name = f"keras.applications.{APPLICATION[variant.family]} (Keras {keras.__version__})"
-        images = sample_images(applications.input_size(variant))
-        reference = applications.reference(variant, values, num_classes)
-        return name, images, applications.outputs(reference, images)
-    return None
 
 
 def sample_images(size: int) -> np.ndarray:

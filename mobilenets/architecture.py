@@ -33,6 +33,7 @@ __all__ = [
     "rows",
     "scope",
     "title",
+    "variables",
 ]
 
 _Activation = TypeVar("_Activation")
@@ -296,6 +297,9 @@ def _v2_width(exact: float) -> int:
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
+# In the order in which Slim creates them.
+_BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
 _FAMILIES = {
     "mobilenet_v1": _Family(
         "MobilenetV1",
@@ -386,3 +390,39 @@ def _lines(variant: Variant, num_classes: int | None) -> Iterator[Line]:
     if num_classes is not None:
         size = 1
         yield line("Logits/Conv2d_1c_1x1", "logits", 1, 1, num_classes)
+
+
+def variables(variant: Variant, num_classes: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable by Slim name, in the order in which Slim creates them.
+
+    The names of quantization ranges are `tf.contrib.quantize`'s: it names them after operations,
+    whose names repeat the network's scope, but for the logits'.
+
+    Args:
+      variant: The network.
+      num_classes: Length of the logits; None leaves them out.
+    """
+    network = scope(variant.family)
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels = 3
+    for line in convolutions(variant, num_classes):
+        name = f"{network}/{line.scope}"
+        ranges = f"{network}/{name}"
+        size = (line.kernel_size, line.kernel_size)
+        if line.kind == "depthwise":
+            shapes[f"{name}/depthwise_weights"] = (*size, channels, 1)
+        else:
+            shapes[f"{name}/weights"] = (*size, channels, line.filters)
+        channels = line.filters
+        if line.kind == "logits":
+            shapes[f"{name}/biases"] = (channels,)
+            ranges = name
+        else:
+            shapes |= {f"{name}/BatchNorm/{statistic}": (channels,) for statistic in _BATCH_NORM}
+        if variant.quantized:
+            shapes |= {
+                f"{ranges}/{quantizer}/{bound}": ()
+                for quantizer in ("weights_quant", "act_quant")
+                for bound in ("min", "max")
+            }
+    return shapes

@@ -12,10 +12,11 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mobilenets.canonical import canonicalize
@@ -26,7 +27,7 @@ from mobilenets.parts import L2
 from mobilenets.quantization import RANGE_MOMENTUM
 from mobilenets.writing import written_beside
 
-__all__ = ["FORMAT", "config", "is_module", "is_serving", "read", "save"]
+__all__ = ["FORMAT", "config", "is_module", "is_serving", "read", "save", "write"]
 
 FORMAT = 3
 """Version of the modules' format; raise it when modules are written differently (a test checks).
@@ -75,6 +76,29 @@ def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool
       FileExistsError: The folder holds something else.
       OSError: The disk is full or not writable. Nothing is left half-written.
     """
+    values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
+    write(_arguments(model), values, directory, trainable=trainable)
+
+
+def write(
+    arguments: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    directory: str | os.PathLike[str],
+    *,
+    trainable: bool = True,
+) -> None:
+    """Writes a network with the given weights, as `save` does.
+
+    Args:
+      arguments: Arguments of `MobileNet`, but for `trainable`, `dtype` and `name`.
+      values: Value of every variable by Slim name; others are ignored.
+      directory: As for `save`.
+      trainable: As for `save`.
+
+    Raises:
+      FileExistsError: As `save` does.
+      OSError: As `save` does.
+    """
     target = Path(directory)
     if target.exists() and not (
         target.is_dir() and (not any(target.iterdir()) or (target / _CONFIG).is_file())
@@ -82,34 +106,40 @@ def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool
         raise FileExistsError(f"{target} holds something that is not a MobileNet module")
     try:
         with written_beside(target) as folder:
-            _write(model, folder / target.name, trainable)
+            _write(arguments, values, folder / target.name, trainable)
     except tf.errors.OpError as error:
         # "<path>; No space left on device": the path is that of a temporary file.
         reason = error.message.split(";")[-1].strip()
         raise OSError(errno.EIO, reason, str(target)) from error
 
 
-def _write(model: MobileNet, directory: Path, trainable: bool) -> None:
-    arguments = {
+def _arguments(model: MobileNet) -> dict[str, Any]:
+    return {
         key: value
         for key, value in model.get_config().items()
         if key not in ("requires", "name", "trainable", "dtype", "inside")
     }
-    # A copy: it has no frozen blocks, no reduced precision and no distribution strategy.
+
+
+def _write(
+    arguments: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    directory: Path,
+    trainable: bool,
+) -> None:
+    # A network of its own: no frozen blocks, no reduced precision and no distribution strategy.
     with tf.variable_creator_scope(_synchronized_when_read):
-        copy = MobileNet(**arguments, dtype="float32")
-    for ours, theirs in zip(
-        copy.slim_variables.values(), model.slim_variables.values(), strict=True
-    ):
-        ours.assign(theirs.numpy())
+        network = MobileNet(**arguments, dtype="float32")
+    for name, variable in network.slim_variables.items():
+        variable.assign(values[name])
     (directory / _CONFIG).parent.mkdir(parents=True)
-    written = arguments if trainable else {_SERVING: True, **arguments}
+    written = {**({} if trainable else {_SERVING: True}), **_arguments(network)}
     (directory / _CONFIG).write_text(
         json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
     module = tf.train.Checkpoint()
-    variables = list(copy.slim_variables.values()) if trainable else []
+    variables = list(network.slim_variables.values()) if trainable else []
     # Lists, not dicts: the order is part of the interface.
     module.variables = [v.value for v in variables]
     module.trainable_variables = [v.value for v in variables if v.trainable]
@@ -117,14 +147,18 @@ def _write(model: MobileNet, directory: Path, trainable: bool) -> None:
         _l2_loss(variable.value) for variable in variables if variable.regularizer is not None
     ]
     if not trainable:
-        copy.make_constant()
+        network.make_constant()
     with tempfile.TemporaryDirectory() as temporary:
-        if copy.class_names:
+        if network.class_names:
             path = Path(temporary) / _CLASS_NAMES
-            path.write_text("".join(f"{name}\n" for name in copy.class_names), encoding="utf-8")
+            path.write_text("".join(f"{name}\n" for name in network.class_names), encoding="utf-8")
             module.class_names = tf.saved_model.Asset(str(path))
-        module.__call__ = _callable(copy, _trainable(copy) if trainable else _constant(copy))
-        tf.saved_model.save(module, str(directory), signatures=_signatures(copy, module.__call__))
+        module.__call__ = _callable(
+            network, _trainable(network) if trainable else _constant(network)
+        )
+        tf.saved_model.save(
+            module, str(directory), signatures=_signatures(network, module.__call__)
+        )
     canonicalize(directory)
 
 

@@ -16,7 +16,15 @@ from mobilenets.weights.keras_names import application_layers
 
 from .. import keras_settings
 
-__all__ = ["APPLICATION", "build", "builds", "input_size", "outputs", "reference"]
+__all__ = [
+    "APPLICATION",
+    "both_outputs",
+    "build",
+    "builds",
+    "input_size",
+    "outputs",
+    "reference",
+]
 
 APPLICATION = {"mobilenet_v1": "MobileNet", "mobilenet_v2": "MobileNetV2"}
 """The name in `keras.applications` of each family."""
@@ -72,6 +80,30 @@ def outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
       `[batch, num_features]` or `[batch, num_classes]`, float32.
     """
     return np.asarray(model(2 * images - 1, training=False))
+
+
+@keras_settings.standard()
+def both_outputs(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The pooled features and, with classes, the logits of a network of `keras.applications`.
+
+    Args:
+      model: As `reference` returns it.
+      images: As for `outputs`.
+
+    Returns:
+      `feature_vector`, `[batch, num_features]`, and with classes `classification`,
+      `[batch, num_classes]`; float32.
+    """
+    (pool,) = (
+        layer for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)
+    )
+    found = {"feature_vector": pool.output}
+    if pool is not model.layers[-1]:
+        found["classification"] = model.output
+    return {
+        kind: np.asarray(output).reshape(len(images), -1)
+        for kind, output in keras.Model(model.input, found)(2 * images - 1, training=False).items()
+    }
 
 
 @keras_settings.standard()

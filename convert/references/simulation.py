@@ -13,25 +13,26 @@ import tensorflow as tf
 
 from mobilenets import Variant, architecture
 
-__all__ = ["reference", "step"]
+__all__ = ["outputs", "step"]
 
 _EPSILON = 1e-3
 _IMAGE_RANGE = 1.0005
 
 
-def reference(
-    variant: Variant, values: Mapping[str, np.ndarray], images: np.ndarray, num_classes: int | None
-) -> np.ndarray:
+def outputs(
+    variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None, images: np.ndarray
+) -> dict[str, np.ndarray]:
     """The original graph's outputs for images.
 
     Args:
       variant: A quantized MobileNet V1.
       values: Slim variable name to value.
+      num_classes: Length of the logits; None for the pooled features alone.
       images: `[batch, height, width, 3]` in [0, 1].
-      num_classes: Length of the logits; None for the pooled features.
 
     Returns:
-      `[batch, num_features]` or `[batch, num_classes]`, float32.
+      `feature_vector`, `[batch, num_features]`, and with classes `classification`, logits
+      `[batch, num_classes]`; float32.
     """
     network = architecture.scope(variant.family)
     *lines, last = architecture.convolutions(variant, num_classes or 1)
@@ -57,12 +58,14 @@ def reference(
         x = tf.nn.relu6(x + (beta - mean * factor))
         x = _rounded(x, f"{network}/{scope}/act_quant", values)
     features = tf.reduce_mean(x, [1, 2], keepdims=True)
+    found = {"feature_vector": features[:, 0, 0].numpy()}
     if num_classes is None:
-        return features[:, 0, 0].numpy()
+        return found
     scope = f"{network}/{last.scope}"
     kernel = _rounded(values[f"{scope}/weights"], f"{scope}/weights_quant", values, narrow=True)
     logits = tf.nn.conv2d(features, kernel, 1, "SAME") + values[f"{scope}/biases"]
-    return _rounded(logits, f"{scope}/act_quant", values)[:, 0, 0].numpy()
+    logits = _rounded(logits, f"{scope}/act_quant", values)
+    return {**found, "classification": logits[:, 0, 0].numpy()}
 
 
 def _rounded(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from mobilenets import architecture
 from mobilenets.model import MobileNet
 from mobilenets.quantization import range_problems
 from mobilenets.variants import Variant
@@ -39,10 +40,7 @@ def checked(
       WeightsError: Variables are missing, left over, mis-shaped or not finite, or ranges that
         8 bits cannot quantize; the message lists every one.
     """
-    expected = {
-        name: tuple(variable.shape)
-        for name, variable in MobileNet(variant, num_classes).slim_variables.items()
-    }
+    expected = architecture.variables(variant, num_classes)
     problems = [
         f"{name}: missing, expected {_shape(shape)}"
         for name, shape in expected.items()

@@ -9,7 +9,7 @@ import pytest
 from closeness import assert_close, cosines
 
 import mobilenets
-from benchmarks import contenders, conversion
+from benchmarks import contenders, conversion, threads
 
 NAMES = ("mobilenet_v1_025_64", "mobilenet_v2_035_64")
 SAMPLE = Path(__file__).parents[2] / "sample" / "mobilenet_v1_0.25_64.ckpt"
@@ -25,7 +25,8 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", NAMES)
 def test_inference(name: str) -> None:
     runs = contenders.inference(name, 2)
-    assert list(runs) == ["module", "in a tf.function", "keras", "tf_keras", "LiteRT"]
+    ours = ["module", "in a tf.function", "for serving, in a tf.function"]
+    assert list(runs) == [*ours, "keras", "tf_keras", "LiteRT"]
     expected = np.asarray(runs["module"]())
     assert expected.shape[0] == 2
     assert expected.std() > 0.01
@@ -77,8 +78,28 @@ def test_training_takes_so_many_steps(measure) -> None:
 
 
 def test_loading() -> None:
-    for name, run in contenders.loading(NAMES[0]).items():
+    runs = contenders.loading(NAMES[0])
+    serving = runs.pop("for serving")()
+    assert serving(contenders.images(1, 64)).shape == (1, 256)
+    for name, run in runs.items():
         assert len(run().trainable_variables) == 81, name
+
+
+def test_a_process_for_each_setting_of_threads(capfd: pytest.CaptureFixture[str]) -> None:
+    with threads.contenders(contenders.module(NAMES[0]), 1, 64) as runs:
+        assert list(runs) == list(threads.SETTINGS)
+        for run in (*runs.values(), *runs.values()):
+            run()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_that_ends_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "SETTINGS", {"default": (0, 0)})
+    with (
+        pytest.raises(RuntimeError, match="ended with 1"),
+        threads.contenders(tmp_path, 1, 64) as runs,
+    ):
+        runs["default"]()
 
 
 def test_a_checkpoint_to_convert(tmp_path: Path) -> None:

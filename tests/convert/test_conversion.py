@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_hub as hub
 
-from convert import conversion, verify
+from convert import verify
 from convert.conversion import convert, verify_module
 from convert.errors import ConvertError
 from convert.export import bundle
@@ -75,7 +75,7 @@ def test_the_figures_lie_beside_the_module(trained, converted):
 
 
 def test_the_same_checkpoint_is_not_converted_again(trained, converted, monkeypatch):
-    monkeypatch.setattr(conversion, "save", lambda *_: pytest.fail("was written again"))
+    monkeypatch.setattr(saved_model, "write", lambda *_, **__: pytest.fail("was written again"))
     again = convert(trained[0], converted[0])
     assert [(c.written, c.parity) for c in again] == [(False, c.parity) for c in converted[1]]
 
@@ -103,11 +103,11 @@ def test_modules_of_another_format_are_written_anew(trained, converted, outdated
 def test_a_module_of_another_format_stays_until_the_new_one_is_right(
     quick_save, trained, outdated, monkeypatch
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise ConvertError("differs")
 
     before = {p: p.read_bytes() for p in outdated.rglob("*") if p.is_file()}
-    monkeypatch.setattr(verify, "compare", fail)
+    monkeypatch.setattr(verify.Original, "compare", fail)
     with pytest.raises(ConvertError, match="differs"):
         convert(trained[0], outdated)
     assert {p: p.read_bytes() for p in outdated.rglob("*") if p.is_file()} == before
@@ -213,7 +213,7 @@ def test_nothing_half_written(quick_save, trained, tmp_path, monkeypatch, step):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    where = (conversion, "save") if step == "saving" else (verify, "compare")
+    where = (saved_model, "write") if step == "saving" else (verify.Original, "compare")
     monkeypatch.setattr(*where, fail)
     with pytest.raises(ConvertError, match="feature_vector cannot be written: No space left"):
         convert(trained[0], tmp_path / "models")
@@ -258,12 +258,14 @@ def test_modules_for_serving_lie_beside_and_are_verified(trained, tmp_path, kind
 
 
 def test_a_wrong_module_for_serving_is_noticed(trained, tmp_path, monkeypatch):
-    def wrong(model, directory, trainable):
-        assert not trainable
-        model.convolutions[-1].batch_norm.beta.assign_add(np.full(256, 0.01, np.float32))
-        saved_model.save(model, directory, trainable=False)
+    right = saved_model.write
 
-    monkeypatch.setattr(conversion, "save", wrong)
+    def wrong(arguments, values, directory, trainable):
+        assert not trainable
+        beta = "MobilenetV1/Conv2d_13_pointwise/BatchNorm/beta"
+        right(arguments, {**values, beta: values[beta] + 0.01}, directory, trainable=False)
+
+    monkeypatch.setattr(saved_model, "write", wrong)
     with pytest.raises(ConvertError, match=r"does not agree with keras\.applications"):
         convert(trained[0], tmp_path, kinds=["feature_vector"], serving=True)
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 
 from convert import verify
 from convert.errors import ConvertError
-from mobilenets import MobileNet, Variant, save
+from mobilenets import MobileNet, Variant, architecture, save
 
 VARIANT = Variant("mobilenet_v1", 0.25, 32)
 
@@ -25,9 +25,13 @@ def module(tmp_path_factory):
     return directory, {n: v.numpy() for n, v in model.slim_variables.items()}
 
 
+def compare(directory, values):
+    return verify.Original(VARIANT, values, 3).compare(directory, "classification")
+
+
 def test_what_was_written_is_what_was_read(module):
     directory, values = module
-    parity = verify.compare(directory, VARIANT, values, 3)
+    parity = compare(directory, values)
     assert parity.variables == len(values) == 137
     assert parity.reference.startswith("keras.applications.MobileNet (Keras ")
     assert 0 < parity.largest_difference <= parity.tolerance * parity.largest_output
@@ -41,20 +45,25 @@ def test_one_bit_is_noticed(module):
     changed = values[name].copy()
     changed[3] = np.nextafter(changed[3], np.float32(9))
     with pytest.raises(ConvertError) as error:
-        verify.compare(directory, VARIANT, values | {name: changed}, 3)
+        compare(directory, values | {name: changed})
     assert str(error.value).splitlines()[1:] == [f"  {name}: differs from the checkpoint"]
 
 
-@pytest.mark.parametrize("what", ["missing", "left over"])
-def test_names_must_be_the_same(module, what):
+def test_another_networks_variables_are_noticed(module):
     directory, values = module
-    name = next(iter(values))
-    if what == "missing":
-        values, name = values | {"MobilenetV1/more": np.zeros(1)}, "MobilenetV1/more"
-    else:
-        values = {n: v for n, v in values.items() if n != name}
-    with pytest.raises(ConvertError, match=f"{name}: {what}"):
-        verify.compare(directory, VARIANT, values, 3)
+    with pytest.raises(ConvertError) as error:
+        verify.Original(VARIANT, values, 3).compare(directory, "feature_vector")
+    assert str(error.value).splitlines()[1:] == [
+        "  MobilenetV1/Logits/Conv2d_1c_1x1/weights: left over",
+        "  MobilenetV1/Logits/Conv2d_1c_1x1/biases: left over",
+    ]
+    wider = Variant("mobilenet_v2", 0.35, 32)
+    zeros = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in architecture.variables(wider, 3).items()
+    }
+    with pytest.raises(ConvertError, match="MobilenetV2/Conv/weights: missing"):
+        verify.Original(wider, zeros, 3).compare(directory, "classification")
 
 
 def test_a_wrong_computation_is_noticed(module, monkeypatch):
@@ -67,7 +76,7 @@ def test_a_wrong_computation_is_noticed(module, monkeypatch):
 
     monkeypatch.setattr(verify.applications, "reference", other)
     with pytest.raises(ConvertError, match="does not agree with"):
-        verify.compare(directory, VARIANT, values, 3)
+        compare(directory, values)
 
 
 @pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
@@ -75,5 +84,5 @@ def test_a_damaged_module_is_one_line(module, tmp_path, file):
     shutil.copytree(module[0], tmp_path / "copy")
     (tmp_path / "copy" / file).write_bytes(b"\x00" * 10)
     with pytest.raises(ConvertError, match="is not a module that can be loaded") as error:
-        verify.compare(tmp_path / "copy", VARIANT, module[1], 3)
+        compare(tmp_path / "copy", module[1])
     assert "\n" not in str(error.value)

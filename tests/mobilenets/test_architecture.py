@@ -16,6 +16,7 @@ from mobilenets.architecture import (
     num_features,
     rows,
     scope,
+    variables,
 )
 
 ARCHIVES = tomllib.loads(
@@ -112,6 +113,16 @@ def test_counts_of_the_model(variant: Variant, num_classes: int | None) -> None:
     assert elements(model.trainable_variables) == trainable
     assert elements(model.non_trainable_variables) == statistics
     assert model.count_params() == trainable + statistics
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v1_025_32", "mobilenet_v1_011_32/quantops", "mobilenet_v2_035_32"]
+)
+@pytest.mark.parametrize("num_classes", [None, 7], ids=["feature_vector", "classification"])
+def test_variables_of_the_model(name: str, num_classes: int | None) -> None:
+    built = MobileNet(name, num_classes).slim_variables
+    expected = [(name, tuple(variable.shape)) for name, variable in built.items()]
+    assert list(variables(Variant.parse(name), num_classes).items()) == expected
 
 
 @pytest.mark.parametrize("size", [128, 160, 192, 224])

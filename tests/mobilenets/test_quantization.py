@@ -57,10 +57,11 @@ def computed(root: Path, name: str) -> dict[str, np.ndarray]:
     images = golden["images"].astype(np.float32) / 255
     outputs = model(images, return_endpoints=True)
     found = {"feature_vector": outputs["MobilenetV1/global_pool"].numpy()[:, 0, 0]}
-    found["plain feature_vector"] = simulation.reference(variant, values, images, None)
+    plain = simulation.outputs(variant, values, classes, images)
+    found["plain feature_vector"] = plain["feature_vector"]
     if classes:
         found["logits"] = outputs["default"].numpy()
-        found["plain logits"] = simulation.reference(variant, values, images, classes)
+        found["plain logits"] = plain["classification"]
     return found
 
 

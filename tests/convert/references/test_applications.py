@@ -63,7 +63,22 @@ def test_a_wrong_name_would_be_noticed(
         return names[0], names[1]
 
     variant = Variant(*VARIANTS[family])
-    verify.compare(module(family, 7), variant, values, 7)
+    verify.Original(variant, values, 7).compare(module(family, 7), "classification")
     monkeypatch.setattr(applications, "application_layers", wrong)
     with pytest.raises(ConvertError, match="does not agree with keras"):
-        verify.compare(module(family, 7), variant, values, 7)
+        verify.Original(variant, values, 7).compare(module(family, 7), "classification")
+
+
+def test_both_outputs_are_those_of_the_two_networks(
+    family: str, values: dict[str, np.ndarray], random_images: Callable
+) -> None:
+    variant = Variant(*VARIANTS[family])
+    images = random_images(2, applications.input_size(variant))
+    found = applications.both_outputs(applications.reference(variant, values, 7), images)
+    for kind, classes in (("feature_vector", None), ("classification", 7)):
+        network = applications.reference(variant, values, classes)
+        expected = applications.outputs(network, images)
+        np.testing.assert_allclose(found[kind], expected, rtol=1e-5, atol=1e-5)
+        alone = applications.both_outputs(network, images)
+        np.testing.assert_array_equal(alone[kind], expected)
+        assert set(alone) == {"feature_vector"} | ({kind} if classes else set())

@@ -34,7 +34,8 @@ def test_computes_what_the_layers_do(
         expected = output["MobilenetV1/global_pool"].numpy()[:, 0, 0]
     else:
         expected = output["default"].numpy()
-    found = simulation.reference(VARIANT, values_of(model), images, num_classes)
+    found = simulation.outputs(VARIANT, values_of(model), num_classes, images)
+    found = found["feature_vector" if num_classes is None else "classification"]
     step = simulation.step(VARIANT, values_of(model), num_classes)
     assert found.shape == expected.shape
     assert expected.std() > 5 * step
@@ -53,8 +54,8 @@ def test_computes_what_the_layers_do(
 )
 def test_every_variable_counts(name: str, model: MobileNet, random_images: Callable) -> None:
     images = random_images(3, 64)
-    expected = simulation.reference(VARIANT, values_of(model), images, 7)
+    expected = simulation.outputs(VARIANT, values_of(model), 7, images)["classification"]
     other = values_of(model) | {name: values_of(model)[name] * np.float32(0.8)}
-    found = simulation.reference(VARIANT, other, images, 7)
+    found = simulation.outputs(VARIANT, other, 7, images)["classification"]
     step = simulation.step(VARIANT, values_of(model), 7)
     assert np.abs(found - expected).mean() > 0.2 * step
