@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -112,21 +113,43 @@ def module(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> Cal
     return module
 
 
+Context = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+@contextlib.contextmanager
+def _saving(trace: Callable[[Any, Any], dict]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenets.saved_model._signatures", trace)
+        yield
+
+
 @pytest.fixture(scope="session")
-def untraced() -> Callable[[], contextlib.AbstractContextManager[None]]:
+def untraced() -> Context:
     """`with untraced():` spares the traces of modules that are saved, where none is called."""
+    return functools.partial(_saving, lambda model, call: {})
 
-    @contextlib.contextmanager
-    def untraced() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mobilenets.saved_model._signatures", lambda model, call: {})
-            yield
 
-    return untraced
+@pytest.fixture(scope="session")
+def inference_alone() -> Context:
+    """`with inference_alone():` traces of modules that are saved nothing but `module(images)`."""
+    import tensorflow as tf
+
+    def trace(model: Any, call: Any) -> dict:
+        call.get_concrete_function(tf.TensorSpec([None, None, None, 3], tf.float32))
+        return {}
+
+    return functools.partial(_saving, trace)
 
 
 @pytest.fixture
-def quick_save(untraced: Callable) -> Iterator[None]:
+def quick_save(untraced: Context) -> Iterator[None]:
     """Spares the traces of modules that are saved, for tests that call none."""
     with untraced():
+        yield
+
+
+@pytest.fixture
+def quick_conversion(inference_alone: Context) -> Iterator[None]:
+    """Spares the traces of modules that are converted but for the one that verifies them."""
+    with inference_alone():
         yield

@@ -20,6 +20,7 @@ import tempfile
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -197,9 +198,18 @@ def _prepare(environment: Environment, wheel: Path) -> tuple[Path, Outcome] | No
     return python, Outcome(release, versions, changed)
 
 
+def _write_files(python: Path, folder: Path) -> None:
+    """Has an environment write the models that the others read."""
+    shutil.rmtree(folder, ignore_errors=True)
+    program = [str(python), "-m", "tools.version_files", str(folder)]
+    subprocess.run(program, cwd=_ROOT, check=True)
+
+
 def _test(python: Path, tests: Sequence[str], report: Path, others: Sequence[Path]) -> dict:
     """Runs tests; returns how many passed, were skipped, failed."""
-    command = [str(python), "-m", "pytest", "-n", "auto", "--dist", "loadfile", "-m", "not slow"]
+    # Each worker loads TensorFlow, and a file has one.
+    workers = ["-n", "auto", "--dist", "loadfile"] if len(tests) > 1 else ["-n", "0"]
+    command = [str(python), "-m", "pytest", *workers, "-m", "not slow"]
     command += ["-p", "no:cacheprovider", f"--junitxml={report}", *tests]
     report.unlink(missing_ok=True)
     variables = {**os.environ, FILES_OF: os.pathsep.join(map(str, others))}
@@ -279,12 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pythons = {"newest": Path(sys.executable)} | {
         name: python for name, (python, _) in prepared.items()
     }
-    folders = {}
-    for name, python in pythons.items():
-        folders[name] = _FOLDER / "files" / name
-        shutil.rmtree(folders[name], ignore_errors=True)
-        program = [str(python), "-m", "tools.version_files", str(folders[name])]
-        subprocess.run(program, cwd=_ROOT, check=True)
+    folders = {name: _FOLDER / "files" / name for name in pythons}
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(_write_files, pythons.values(), folders.values()))
     for name, (python, outcome) in prepared.items():
         print(f"{name}: testing", flush=True)
         others = [folder for other, folder in folders.items() if other != name]

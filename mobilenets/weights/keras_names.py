@@ -252,8 +252,7 @@ def _by_number(saved: Saved, layer: Layer) -> Network | None:
             continue
         quantized = (False, True) if architecture.quantizable(family) else (False,)
         for classes, simulates in itertools.product((None, 1), quantized):
-            model = MobileNet(Variant(family, 0.25, 32, simulates), classes)
-            order = _trained_first(model)
+            order = _trained_first(family, simulates, classes)
             if len(order) != len(shapes):
                 continue
             keys = dict(zip(order, layer.variables.values(), strict=True))
@@ -263,7 +262,10 @@ def _by_number(saved: Saved, layer: Layer) -> Network | None:
     return None
 
 
-def _trained_first(model: MobileNet) -> list[str]:
+@functools.cache
+def _trained_first(family: str, quantized: bool, num_classes: int | None) -> list[str]:
+    """Slim's names of a network's variables, the trainable ones first."""
+    model = MobileNet(Variant(family, 0.25, 32, quantized), num_classes)
     variables = model.slim_variables
     trained = {id(variable) for variable in model.trainable_variables}
     first = [name for name, variable in variables.items() if id(variable) in trained]

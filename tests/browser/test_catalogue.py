@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from site_index import module
+from tiers import first_fast, slow
 
 from convert.publish import site
 from convert.publish.index import Index
@@ -16,7 +17,7 @@ from mobilenets.variants import VARIANTS, Variant
 
 Visit = Callable[..., Any]
 VIEWS = [("desktop", "light"), ("phone", "dark")]
-LAYOUTS = [*VIEWS, ("tablet", "dark"), ("small phone", "light")]
+LAYOUTS = [*VIEWS, slow("tablet", "dark"), slow("small phone", "light")]
 MODULE = "mobilenet_v1_025_128/quantops/classification"
 
 
@@ -46,7 +47,7 @@ def figures(column: str, rows: list[str]) -> list[float]:
     return [getattr(archives()[row.rpartition("/")[0]], column) for row in rows]
 
 
-@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+@pytest.mark.parametrize(("width", "scheme"), first_fast(VIEWS))
 def test_headers_sort_the_table(visit: Visit, home: str, width: str, scheme: str) -> None:
     page = visit(home, width, scheme)
     assert figures("top1", shown(page)) == sorted(figures("top1", shown(page)), reverse=True)
@@ -157,7 +158,7 @@ def test_a_row_leads_to_its_module(visit: Visit, home: str) -> None:
     page.wait_for_url("**/mobilenet_v2_035_96/feature_vector/index.html")
 
 
-@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+@pytest.mark.parametrize(("width", "scheme"), first_fast(VIEWS))
 def test_snippets_are_copied_with_the_pages_address(
     visit: Visit, module_page: str, width: str, scheme: str
 ) -> None:

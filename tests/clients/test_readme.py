@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,18 +30,25 @@ def write(path: Path, image: np.ndarray) -> None:
     path.write_bytes(encode(pixels).numpy())
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of five digits, a new one, and the sample's features."""
+    folder = tmp_path_factory.mktemp("readme")
     images, labels, new, new_labels = digits(KEPT)
     for label, digit in enumerate(KEPT):
         for i, image in enumerate(images[labels == label]):
-            write(tmp_path / "photos" / NAMES[digit] / f"{i}.png", image)
-    write(tmp_path / "new.jpg", new[new_labels == KEPT.index(6)][0])
+            write(folder / "photos" / NAMES[digit] / f"{i}.png", image)
+    write(folder / "new.jpg", new[new_labels == KEPT.index(6)][0])
     sample = mobilenets.load(ROOT / "sample")
     features = sample.with_classes(None)
-    mobilenets.save(features, tmp_path / "models" / "mobilenet_v1_025_64" / "feature_vector")
-    return tmp_path
+    mobilenets.save(features, folder / "models" / "mobilenet_v1_025_64" / "feature_vector")
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy."""
+    return shutil.copytree(written, tmp_path / "copy")
 
 
 def run(code: str, folder: Path) -> str:

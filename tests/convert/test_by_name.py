@@ -100,7 +100,9 @@ def test_values_that_cannot_be_read_are_a_failure(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spelling", [f"{V1}/feature_vector", V1, QUANT])
-def test_checkpoint(command: Command, world: Hosts, tmp_path: Path, spelling: str) -> None:
+def test_checkpoint(
+    quick_conversion: None, command: Command, world: Hosts, tmp_path: Path, spelling: str
+) -> None:
     code, out, err = command("checkpoint", spelling, "--output", tmp_path, "--json")
     assert (code, err) == (0, "")
     name = spelling.removesuffix("/feature_vector")

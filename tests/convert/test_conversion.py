@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_hub as hub
+from tiers import first_fast
 
 from convert import verify
 from convert.conversion import convert, verify_module
@@ -38,9 +39,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def converted(trained, tmp_path_factory):
+def converted(trained, tmp_path_factory, inference_alone):
     output = tmp_path_factory.mktemp("models")
-    return output, convert(trained[0], output)
+    with inference_alone():
+        return output, convert(trained[0], output)
 
 
 def test_both_kinds_land_under_the_hub_name(converted):
@@ -92,7 +94,7 @@ def outdated(trained, converted, tmp_path):
 
 
 @pytest.mark.slow
-def test_modules_of_another_format_are_written_anew(trained, converted, outdated):
+def test_modules_of_another_format_are_written_anew(quick_conversion, trained, converted, outdated):
     again = convert(trained[0], outdated)
     assert [(c.written, c.parity) for c in again] == [(True, c.parity) for c in converted[1]]
     assert all(c.parity["format"] == saved_model.FORMAT for c in again)
@@ -121,7 +123,7 @@ def test_labels_without_a_classification(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_slims_labels_become_names(trained, tmp_path):
+def test_slims_labels_become_names(quick_conversion, trained, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"{i}:class {i}\n" for i in range(7)))
     (done,) = convert(trained[0], tmp_path, kinds=["classification"], labels=labels)
@@ -153,7 +155,7 @@ def test_a_folder_of_something_else_is_left_alone(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_labels_become_the_asset(trained, tmp_path):
+def test_labels_become_the_asset(quick_conversion, trained, tmp_path):
     labels = tmp_path / "labels.txt"
     names = [f"class {i}" for i in range(7)]
     labels.write_text("\n".join(names) + "\n")
@@ -182,7 +184,7 @@ def without_logits(values):
 
 
 @pytest.mark.slow
-def test_without_logits_a_feature_vector_alone(trained, tmp_path):
+def test_without_logits_a_feature_vector_alone(quick_conversion, trained, tmp_path):
     bundle.write(tmp_path / "mobilenet_v1_0.25_64.ckpt", without_logits(trained[1]))
     (done,) = convert(tmp_path, tmp_path / "models")
     assert done.kind == "feature_vector"
@@ -191,7 +193,7 @@ def test_without_logits_a_feature_vector_alone(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_size_can_be_said_where_no_name_does(trained, tmp_path):
+def test_the_size_can_be_said_where_no_name_does(quick_conversion, trained, tmp_path):
     bundle.write(tmp_path / "model.ckpt-123", without_logits(trained[1]))
     with pytest.raises(MobileNetError, match="its image size is unknown"):
         convert(tmp_path, tmp_path / "models")
@@ -244,7 +246,7 @@ def test_verifying_what_is_no_module(tmp_path):
         verify_module(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["feature_vector", "classification"])
+@pytest.mark.parametrize("kind", first_fast(["classification", "feature_vector"]))
 def test_modules_for_serving_lie_beside_and_are_verified(trained, tmp_path, kind):
     (done,) = convert(trained[0], tmp_path, kinds=[kind], serving=True)
     assert done.directory == str(tmp_path / "mobilenet_v1_025_64" / f"{kind}-serving")

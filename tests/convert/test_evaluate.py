@@ -32,7 +32,7 @@ def picture(path: Path, brightness: int = 0) -> Path:
 
 
 @pytest.fixture(scope="module")
-def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def brightness(tmp_path_factory: pytest.TempPathFactory, untraced: Callable) -> Path:
     """A module of seven classes: of a white image `g` has the highest logit, then `f`, `e` …"""
     model = MobileNet("mobilenet_v1_025_32", class_names=list("abcdefg"))
     black, white = (
@@ -46,7 +46,8 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.logits.kernel.assign((direction[:, None] * slopes)[None, None])
     model.logits.biases.assign(-slopes * (direction @ (black + white)) / 2)
     folder = tmp_path_factory.mktemp("brightness") / "classification"
-    mobilenets.save(model, folder)
+    with untraced():
+        mobilenets.save(model, folder)
     return folder
 
 
@@ -85,7 +86,7 @@ def test_accuracy(brightness: Path, pictures: Path, batch_size: int) -> None:
 
 
 @pytest.mark.slow
-def test_equal_logits_count_once(tmp_path: Path) -> None:
+def test_equal_logits_count_once(quick_save: None, tmp_path: Path) -> None:
     model = MobileNet("mobilenet_v1_025_32", 10)
     model.logits.kernel.assign(np.zeros(model.logits.kernel.shape))
     mobilenets.save(model, tmp_path / "constant")
@@ -97,13 +98,13 @@ def test_equal_logits_count_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("crop", "brightest"), [("central", 0), ("none", 1)])
 def test_crop(
-    crop: str, brightest: float, brightness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crop: str, brightest: float, inverse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A white frame lies beyond the central crop."""
     image = np.full((64, 64, 3), 0, np.uint8)
     image[:4] = image[-4:] = image[:, :4] = image[:, -4:] = 255
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "frame.png").write_bytes(tf.io.encode_png(image).numpy())
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "frame.png").write_bytes(tf.io.encode_png(image).numpy())
     seen: list[float] = []
     original = evaluation.images.load
 
@@ -113,7 +114,7 @@ def test_crop(
         return loaded
 
     monkeypatch.setattr(evaluation.images, "load", load)
-    assert evaluate([brightness], tmp_path, crop=crop).crop == crop
+    assert evaluate([inverse], tmp_path, crop=crop).crop == crop
     assert seen == [brightest]
 
 
@@ -129,14 +130,16 @@ def test_errors(brightness: Path, pictures: Path, module: Callable, tmp_path: Pa
         evaluate([brightness], tmp_path)
 
 
-def test_command_line(command: Callable, brightness: Path, pictures: Path, tmp_path: Path) -> None:
+def test_command_line(
+    command: Callable, brightness: Path, inverse: Path, pictures: Path, tmp_path: Path
+) -> None:
     code, out, err = command("evaluate", brightness, "--images", pictures, "--json")
     assert code == 0
     done = json.loads(out)
     (found,) = done["models"]
     assert (found["top1"], found["top5"], done["images"]) == (50.0, 80.0, 10)
     assert "Traceback" not in err
-    assert command("evaluate", brightness, "--images", tmp_path)[0] == 2
+    assert command("evaluate", inverse, "--images", tmp_path)[0] == 2
 
 
 def test_table(
@@ -217,12 +220,18 @@ def test_models_are_compared_with_the_first(
     assert (seen[0], seen[-1], len(seen)) == ((0, 20), (20, 20), 2 * -(-10 // batch_size) + 1)
 
 
-def test_the_first_against_a_copy(inverse: Path, pictures: Path, tmp_path: Path) -> None:
-    """No difference, and an interval that still has a width; without names, by position."""
-    copy = shutil.copy(inverse, tmp_path / "copy.tflite")
+@pytest.fixture
+def by_position(pictures: Path, tmp_path: Path) -> Path:
+    """The pictures in folders named by position, for a model without names."""
     for name, position in (("a", "0"), ("c", "2"), ("g", "6")):
         shutil.copytree(pictures / name, tmp_path / "images" / position)
-    done = evaluate([inverse, copy], tmp_path / "images")
+    return tmp_path / "images"
+
+
+def test_the_first_against_a_copy(inverse: Path, by_position: Path, tmp_path: Path) -> None:
+    """No difference, and an interval that still has a width."""
+    copy = shutil.copy(inverse, tmp_path / "copy.tflite")
+    done = evaluate([inverse, copy], by_position)
     found = done.models[1].compared
     assert (found.difference, found.agreement) == (0, 100)
     assert (found.mean_difference, found.worst_difference) == (0, 0)
@@ -263,26 +272,25 @@ def test_predictions(brightness: Path, inverse: Path, pictures: Path, tmp_path: 
     assert float(row[3]) == pytest.approx(float(np.max(probability)), abs=1e-5)
 
 
-def test_nothing_is_left_of_predictions(brightness: Path, pictures: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_of_predictions(inverse: Path, by_position: Path, tmp_path: Path) -> None:
     """An image late among them is damaged; an older file stays."""
-    shutil.copytree(pictures, tmp_path / "images")
-    (tmp_path / "images" / "g" / "z.png").write_bytes(b"\xff\xd8\xff not an image")
+    (by_position / "6" / "z.png").write_bytes(b"\xff\xd8\xff not an image")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "p.csv").write_text("old")
     for name in ("p.csv", "new.csv"):
         with pytest.raises(ConvertError, match=one_line("z.png")):
-            evaluate([brightness], tmp_path / "images", batch_size=4, csv=tmp_path / "out" / name)
+            evaluate([inverse], by_position, batch_size=4, csv=tmp_path / "out" / name)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.csv"]
     assert (tmp_path / "out" / "p.csv").read_text() == "old"
     with pytest.raises(ConvertError, match=one_line("out cannot be written: it is a folder")):
-        evaluate([brightness], pictures, csv=tmp_path / "out")
+        evaluate([inverse], by_position, csv=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("variant", "classes", "message"),
     [
-        ("mobilenet_v1_025_64", 7, r"64 takes 64-pixel images, but .* 32-pixel ones"),
-        ("mobilenet_v1_025_32", 5, r"32 has 5 classes, but .* 7: compare models of the same"),
+        ("mobilenet_v1_025_64", 7, r"64 takes 64-pixel images, but .*tflite 32-pixel ones"),
+        ("mobilenet_v1_025_32", 5, r"32 has 5 classes, but .*tflite 7: compare models of the same"),
     ],
     ids=["size", "classes"],
 )
@@ -290,20 +298,20 @@ def test_models_that_do_not_compare(
     variant: str,
     classes: int,
     message: str,
-    brightness: Path,
+    inverse: Path,
     pictures: Path,
     tmp_path: Path,
     quick_save: None,
 ) -> None:
     mobilenets.save(MobileNet(variant, classes), tmp_path / variant)
     with pytest.raises(ConvertError, match=one_line(message)):
-        evaluate([brightness, tmp_path / variant], pictures, csv=tmp_path / "p.csv")
+        evaluate([inverse, tmp_path / variant], pictures, csv=tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_a_model_given_twice(brightness: Path, pictures: Path) -> None:
+def test_a_model_given_twice(inverse: Path, pictures: Path) -> None:
     with pytest.raises(ConvertError, match=one_line("is given twice")):
-        evaluate([brightness, str(brightness)], pictures)
+        evaluate([inverse, str(inverse)], pictures)
 
 
 def test_table_of_several(

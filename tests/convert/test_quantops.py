@@ -36,7 +36,11 @@ def written(folder: Path, variant: Variant, values: dict[str, np.ndarray]) -> Pa
     "kinds", [["classification"], ["feature_vector", "classification"]], ids="-".join
 )
 def test_conversion(
-    kinds: list[str], values: dict[str, np.ndarray], tmp_path: Path, random_images: Callable
+    kinds: list[str],
+    values: dict[str, np.ndarray],
+    quick_conversion: None,
+    tmp_path: Path,
+    random_images: Callable,
 ) -> None:
     source = written(tmp_path, QUANTIZED, values)
     done = convert(source, tmp_path / "models", kinds=kinds)

@@ -70,13 +70,14 @@ def expected(random_images: Any) -> dict[tuple[str, str | None], list[np.ndarray
 def cases() -> Iterator[Any]:
     """All settings with channels first for one variant; for the others each floatx and each policy.
 
-    Channels last is Keras's default and comes with each floatx. Fast are each floatx and a policy
-    of each kind for the first variant.
+    Channels last is Keras's default and comes with each floatx. Fast are a wider and a narrower
+    floatx, and a policy of each kind, for the first variant.
     """
     for variant, *setting in itertools.product(VARIANTS, FORMATS, FLOATS, POLICIES):
         data_format, floatx, policy = setting
         each = data_format == "channels_first" and (policy is None or floatx == "float64")
-        quick = each and policy in (None, "float64", "mixed_bfloat16")
+        quick = each and floatx in ("float64", "float16")
+        quick = quick and policy in (None, "float64", "mixed_bfloat16")
         first = variant == VARIANTS[0]
         if each or (first and (data_format == "channels_first" or policy is None)):
             marks = [] if quick and first else [pytest.mark.slow]

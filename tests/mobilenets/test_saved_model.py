@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,32 +82,36 @@ def test_load_options(module: Module, random_images: Images) -> None:
         np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
-def test_settings_survive(quick_save: None, tmp_path: Path) -> None:
-    model = MobileNet(
-        "mobilenet_v1_033_80",
-        class_names=["tench, Tinca tinca", "crème brûlée"],
-        batch_norm_momentum=0.9,
-        dropout_rate=0.25,
-        name="mine",
-    )
-    mobilenets.save(model, tmp_path / "module")
-    again = mobilenets.load(str(tmp_path / "module"))
-    assert again.variant == model.variant
-    assert again.class_names == ("tench, Tinca tinca", "crème brûlée")
-    assert (again.batch_norm_momentum, again.dropout_rate) == (0.9, 0.25)
+NAMED = ("background", "tench, Tinca tinca", "crème brûlée")
 
 
-def test_files_are_utf_8_everywhere(
-    quick_save: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory, untraced: Callable) -> Path:
+    """A module with class names and settings, written where text is Latin-1 by default."""
     write_text = Path.write_text
 
     def latin_1_by_default(path: Path, data: str, encoding: str = "latin-1", **kwargs) -> int:
         return write_text(path, data, encoding=encoding, **kwargs)
 
-    monkeypatch.setattr(Path, "write_text", latin_1_by_default)
-    mobilenets.save(MobileNet("mobilenet_v1_025_64", class_names=["crème"]), tmp_path / "module")
-    assert mobilenets.load(tmp_path / "module").class_names == ("crème",)
+    model = MobileNet(
+        "mobilenet_v1_033_80",
+        class_names=list(NAMED),
+        batch_norm_momentum=0.9,
+        dropout_rate=0.25,
+        name="mine",
+    )
+    folder = tmp_path_factory.mktemp("named") / "module"
+    with untraced(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_text", latin_1_by_default)
+        mobilenets.save(model, folder)
+    return folder
+
+
+def test_settings_survive(named: Path) -> None:
+    again = mobilenets.load(str(named))
+    assert again.variant == Variant("mobilenet_v1", 0.33, 80)
+    assert again.class_names == NAMED
+    assert (again.batch_norm_momentum, again.dropout_rate) == (0.9, 0.25)
 
 
 def test_load_needs_a_folder(tmp_path: Path) -> None:
@@ -163,12 +168,11 @@ def test_others_may_read_the_module(quick_save: None, tmp_path: Path) -> None:
 
 
 def test_save_replaces_an_older_module(
-    quick_save: None, randomise: Randomise, tmp_path: Path
+    quick_save: None, named: Path, randomise: Randomise, tmp_path: Path
 ) -> None:
     target = tmp_path / "module"
-    old = randomise(MobileNet("mobilenet_v1_025_64", class_names=["a"]), seed=1)
-    new = randomise(MobileNet("mobilenet_v2_035_96"), seed=2)
-    mobilenets.save(old, target)
+    shutil.copytree(named, target)
+    new = randomise(MobileNet("mobilenet_v1_025_96"))
     mobilenets.save(new, target)
     again = mobilenets.load(target)
     assert again.variant == new.variant
@@ -197,14 +201,14 @@ def test_nothing_is_left_half_written(
     expected: type[BaseException],
     message: str,
     replacing: bool,
-    quick_save: None,
+    named: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = MobileNet("mobilenet_v1_025_64")
     target = tmp_path / "module"
     if replacing:
-        mobilenets.save(model, target)
+        shutil.copytree(named, target)
     before = files(tmp_path)
 
     def fail_midway(module: Any, directory: str, **kwargs) -> None:
@@ -266,7 +270,7 @@ def test_modules_are_float32_and_wholly_trainable(
 def test_save_does_not_change_the_model(
     quick_save: None, randomise: Randomise, tmp_path: Path
 ) -> None:
-    model = randomise(MobileNet("mobilenet_v2_035_64", 3))
+    model = randomise(MobileNet("mobilenet_v1_025_64", 3))
     before = values_of(model)
     mobilenets.save(model, tmp_path / "module")
     for name, value in values_of(model).items():
@@ -277,7 +281,7 @@ def test_save_does_not_change_the_model(
 def test_save_of_a_model_inside_a_scope(family: str, quick_save: None, tmp_path: Path) -> None:
     """Names are Slim's wherever the model is saved."""
     with tf.name_scope("enclosing"), keras.name_scope("enclosing"):
-        model = MobileNet(Variant(family, 0.5, 64), 3, name="mine")
+        model = MobileNet(Variant(family, {V1: 0.25, V2: 0.35}[family], 64), 3, name="mine")
         mobilenets.save(model, tmp_path / "module")
     written = tf.saved_model.load(str(tmp_path / "module"))
     assert [v.name for v in written.variables] == [f"{name}:0" for name in model.slim_variables]
@@ -432,14 +436,12 @@ def test_signatures(
         )
 
 
-def test_class_names_are_an_asset(quick_save: None, tmp_path: Path) -> None:
-    names = ["background", "tench, Tinca tinca", "crème brûlée"]
-    mobilenets.save(MobileNet("mobilenet_v1_025_64", class_names=names), tmp_path / "module")
-    (tmp_path / "module").rename(tmp_path / "moved")
+def test_class_names_are_an_asset(named: Path, tmp_path: Path) -> None:
+    shutil.copytree(named, tmp_path / "moved")
     written = tf.saved_model.load(str(tmp_path / "moved"))
     path = Path(written.class_names.asset_path.numpy().decode())
     assert path == tmp_path / "moved" / "assets" / "class_names.txt"
-    assert path.read_text(encoding="utf-8").splitlines() == names
+    assert path.read_text(encoding="utf-8").splitlines() == list(NAMED)
 
 
 def test_unnamed_classes_have_no_asset(module: Module, loaded: Callable[..., Any]) -> None:

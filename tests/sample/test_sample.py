@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -256,19 +257,25 @@ class TestTraining:
 
 
 @pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint) -> dict[str, Path]:
+def modules(
+    tmp_path_factory: pytest.TempPathFactory, shipped: Checkpoint, inference_alone: Callable
+) -> Callable[[str], Path]:
     """Classification modules, by what they say: `digits` is the sample's, `three` a monomaniac."""
-    folders = {}
-    for name in ("digits", "three"):
+
+    @functools.cache
+    def modules(name: str) -> Path:
         saved = _model_of(shipped)
         if name == "three":
             variables = saved.slim_variables
             kernel = variables["MobilenetV1/Logits/Conv2d_1c_1x1/weights"]
             kernel.assign(np.zeros(kernel.shape))
             variables["MobilenetV1/Logits/Conv2d_1c_1x1/biases"].assign([0, 0, 0, 1, 0])
-        folders[name] = tmp_path_factory.mktemp(name) / "sample" / "classification"
-        mobilenets.save(saved, folders[name])
-    return folders
+        folder = tmp_path_factory.mktemp(name) / "sample" / "classification"
+        with inference_alone():
+            mobilenets.save(saved, folder)
+        return folder
+
+    return modules
 
 
 @dataclass(frozen=True)
@@ -281,9 +288,10 @@ class _Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(modules: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, _Shown]:
+def shown(modules: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, _Shown]:
     done = {}
-    for name, folder in modules.items():
+    for name in ("digits", "three"):
+        folder = modules(name)
         picture = tmp_path_factory.mktemp(name) / "new" / "picture.png"
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             accuracy = show.show(folder, picture)
@@ -336,14 +344,14 @@ class TestShow:
     @pytest.mark.slow
     def test_tries_the_feature_vector_beside(
         self,
-        modules: dict[str, Path],
+        modules: Callable,
         module: Callable[..., Path],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setattr(show, "_draw", lambda *arguments: Figure())
-        shutil.copytree(modules["digits"], tmp_path / "classification")
+        shutil.copytree(modules("digits"), tmp_path / "classification")
         shutil.copytree(module("mobilenet_v1"), tmp_path / "feature_vector")
         show.show(tmp_path / "classification", tmp_path / "picture.png")
         row = next(r for r in capsys.readouterr().out.splitlines() if "feature vector" in r)
@@ -382,30 +390,30 @@ class TestShow:
 
     def test_unwritable_picture(
         self,
-        modules: dict[str, Path],
+        modules: Callable,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setattr(show, "_draw", lambda *arguments: Figure())
         (tmp_path / "file").touch()
-        line = self._refused(capsys, modules["digits"], tmp_path / "file" / "picture.png")
+        line = self._refused(capsys, modules("digits"), tmp_path / "file" / "picture.png")
         assert f"{tmp_path / 'file' / 'picture.png'} cannot be written" in line
         (tmp_path / "folder").mkdir()
-        line = self._refused(capsys, modules["digits"], tmp_path / "folder")
+        line = self._refused(capsys, modules("digits"), tmp_path / "folder")
         assert f"{tmp_path / 'folder'} cannot be written" in line
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
     @pytest.mark.slow
     def test_command_prints_the_table_and_nothing_else(
-        self, modules: dict[str, Path], tmp_path: Path
+        self, modules: Callable, tmp_path: Path
     ) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
         picture = tmp_path / "picture.png"
         run = subprocess.run(
             [
                 *(sys.executable, "-m", "tools.show_sample"),
-                *(str(modules["digits"]), "--output", str(picture)),
+                *(str(modules("digits")), "--output", str(picture)),
             ],
             cwd=_PROJECT,
             env=environment,

@@ -99,8 +99,20 @@ def test_float32_is_the_module(name, network, made, images):
     assert found.cosine > 1 - 1e-9
 
 
-@all_precisions
-@pytest.mark.parametrize("name", ["V1 classes", "V2 classes"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("V1 classes", "float32"),
+        ("V2 classes", "float32"),
+        ("V2 classes", "dynamic"),
+        slow("V1 classes", "dynamic"),
+        *(
+            slow(name, precision)
+            for name in ("V1 classes", "V2 classes")
+            for precision in ("float16", "int8")
+        ),
+    ],
+)
 def test_what_it_is(name, precision, network, made):
     content = made(name, precision)
     first, last = ends(content)
@@ -266,7 +278,7 @@ def test_a_quantops_model_is_not_one():
 
 
 @pytest.fixture(scope="module")
-def classifier(network, tmp_path_factory):
+def classifier(network, tmp_path_factory, inference_alone):
     """A classifier by its world: the model, its brightest pixel, and where it is saved."""
     folder = tmp_path_factory.mktemp("classifiers")
     made = {}
@@ -279,7 +291,8 @@ def classifier(network, tmp_path_factory):
         backbone = network("V1")
         if kerases is tf_keras:
             if not (folder / "module").exists():
-                mobilenets.save(backbone, folder / "module")
+                with inference_alone():
+                    mobilenets.save(backbone, folder / "module")
             backbone = hub.KerasLayer(str(folder / "module"))
         layers = [
             kerases.layers.Input((SIZE, SIZE, 3)),
@@ -490,10 +503,10 @@ class TestCommandLine:
         assert (code, err.count("\n")) == (2, 1)
         assert "no such folder" in err
 
-    @pytest.fixture
-    def quantops(self, tmp_path):
+    @pytest.fixture(scope="class")
+    def quantops(self, tmp_path_factory):
         model = MobileNet(Variant("mobilenet_v1", 0.25, 32, quantized=True))
-        prefix = tmp_path / "mobilenet_v1_0.25_32_quant.ckpt"
+        prefix = tmp_path_factory.mktemp("quantops") / "mobilenet_v1_0.25_32_quant.ckpt"
         slim.export(model, prefix)
         return prefix
 

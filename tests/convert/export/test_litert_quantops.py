@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tiers import first_fast, slow
 import mobilenets
 from convert.__main__ import main
 from convert.errors import ConvertError
+from convert.export import litert_quantops
 from convert.export.litert_quantops import export, integer_model
 from convert.export.litert_source import opened
 from mobilenets import MobileNet, Variant
@@ -155,9 +157,18 @@ def quantized(randomise: Callable, patterns: np.ndarray) -> Callable[[int | None
 
 
 @pytest.fixture(scope="module")
-def saved(quantized: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def integers(quantized: Callable) -> Callable[[int | None], bytes]:
+    """Their integer models, each made once."""
+    return functools.cache(lambda num_classes: integer_model(quantized(num_classes)))
+
+
+@pytest.fixture(scope="module")
+def saved(
+    quantized: Callable, tmp_path_factory: pytest.TempPathFactory, inference_alone: Callable
+) -> Path:
     folder = tmp_path_factory.mktemp("modules") / "quantops"
-    mobilenets.save(quantized(None), folder)
+    with inference_alone():
+        mobilenets.save(quantized(None), folder)
     return folder
 
 
@@ -168,9 +179,11 @@ def hub_classifier(saved: Path, *layers: tf_keras.layers.Layer) -> tf_keras.Sequ
 
 
 @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
-def test_a_module(num_classes: int | None, quantized: Callable, patterns: np.ndarray) -> None:
+def test_a_module(
+    num_classes: int | None, quantized: Callable, integers: Callable, patterns: np.ndarray
+) -> None:
     model = quantized(num_classes)
-    running = Running(integer_model(model))
+    running = Running(integers(num_classes))
     assert (running.input["dtype"], running.output["dtype"]) == (np.uint8, np.uint8)
     assert tuple(running.input["shape"]) == (1, SIZE, SIZE, 3)
     assert running.input["quantization"] == (1 / 128, 128)
@@ -194,9 +207,9 @@ def test_a_module(num_classes: int | None, quantized: Callable, patterns: np.nda
 @pytest.mark.parametrize("kernels", first_fast(["BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN"]))
 @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
 def test_other_batches(
-    num_classes: int | None, kernels: str, quantized: Callable, patterns: np.ndarray
+    num_classes: int | None, kernels: str, integers: Callable, patterns: np.ndarray
 ) -> None:
-    model, resolver = integer_model(quantized(num_classes)), OpResolverType[kernels]
+    model, resolver = integers(num_classes), OpResolverType[kernels]
     pixels = pixels_of(patterns[:2])
     interpreter = Interpreter(model_content=model, experimental_op_resolver_type=resolver)
     (first,), (last,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -211,9 +224,9 @@ def test_other_batches(
 
 @pytest.mark.slow
 def test_saved_or_not(
-    quantized: Callable, saved: Path, tmp_path: Path, patterns: np.ndarray
+    quantized: Callable, integers: Callable, saved: Path, tmp_path: Path, patterns: np.ndarray
 ) -> None:
-    expected = Running(integer_model(quantized(None)))(pixels_of(patterns))
+    expected = Running(integers(None))(pixels_of(patterns))
     quantized(None).save(tmp_path / "native.keras")
     wrapped = hub_classifier(saved)
     wrapped.save(tmp_path / "hub")
@@ -372,11 +385,11 @@ def test_fine_tuned_on_digits(world: str, sample: Path, tmp_path: Path) -> None:
 
 class TestExport:
     def test_writes_what_integer_model_gives(
-        self, quantized: Callable, tmp_path: Path, patterns: np.ndarray
+        self, quantized: Callable, integers: Callable, tmp_path: Path, patterns: np.ndarray
     ) -> None:
         path = tmp_path / "new" / "model.tflite"
         done = export(quantized(7), path, images=patterns)
-        assert path.read_bytes() == integer_model(quantized(7))
+        assert path.read_bytes() == integers(7)
         assert [p.name for p in path.parent.iterdir()] == ["model.tflite"]
         running = Running(path.read_bytes())
         assert (done.bytes, done.images, done.image_size) == (path.stat().st_size, 24, SIZE)
@@ -434,8 +447,14 @@ class TestExport:
         assert f"{tmp_path / images}: no " in " ".join(capsys.readouterr().err.split())
 
     def test_nothing_is_left_where_it_cannot_be_written(
-        self, quantized: Callable, tmp_path: Path
+        self,
+        quantized: Callable,
+        integers: Callable,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        content = integers(None)
+        monkeypatch.setattr(litert_quantops, "_integer", lambda *_: content)
         (tmp_path / "model.tflite").mkdir()
         with pytest.raises(ConvertError, match=r"model\.tflite cannot be written: "):
             export(quantized(None), tmp_path / "model.tflite")
@@ -493,9 +512,10 @@ class TestRefused:
             integer_model(model)
         assert tuple(Running(integer_model(model, image_size=96)).input["shape"]) == (1, 96, 96, 3)
 
-    def test_another_size(self, saved: Path) -> None:
+    def test_another_size(self, quantized: Callable) -> None:
+        model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), quantized(None)])
         with pytest.raises(ConvertError, match="takes 64-pixel images; an image size of 96"):
-            integer_model(hub_classifier(saved), image_size=96)
+            integer_model(model, image_size=96)
 
     @pytest.mark.parametrize(
         "shape", [(2, 32, 32, 3), (64, 64, 3), (0, 64, 64, 3)], ids=["size", "rank", "none"]

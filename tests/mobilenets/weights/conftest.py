@@ -26,7 +26,7 @@ def model(tmp_path: Path, values: dict[str, np.ndarray]) -> Path:
 
 @pytest.fixture
 def converted(
-    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+    quick_conversion: None, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> Callable[..., mobilenets.MobileNet]:
     """`converted(source, variant)`: the classifier of the command, as `inspect` says it will be."""
 

@@ -122,7 +122,7 @@ def saved(model, folder: Path, form: str) -> Path:
     return file
 
 
-@functools.cache
+@functools.cache  # Not to be trained.
 def alone(library: str, variant: Variant, classes: int | None):
     arguments = {"classes": classes} if classes else {"include_top": False}
     return set_randomly(application(library, variant, **arguments), seed=classes or 7)
@@ -158,7 +158,7 @@ class TestApplicationAlone:
         assert found.entries == len(found.keys) == len(values)
         assert_equal(values, named(variant, model))
 
-    @pytest.mark.parametrize("library", KERASES)
+    @pytest.mark.parametrize("library", first_fast(KERASES))
     @pytest.mark.parametrize("variant", [V1, V2_SLOW], ids=str)
     def test_outputs(
         self, tmp_path: Path, library: str, variant: Variant, random_images: Callable
@@ -170,7 +170,11 @@ class TestApplicationAlone:
         difference = np.abs(loaded(batch).numpy() - expected).max()
         assert difference < 1e-4 * np.abs(expected).max()
 
-    @pytest.mark.parametrize(("library", "form"), FORMS)
+    # Of each library the form that says least.
+    @pytest.mark.parametrize(
+        ("library", "form"),
+        [each if each[1].endswith("weights.h5") else slow(*each) for each in FORMS],
+    )
     def test_thousand_classes_are_imagenets_without_the_background(
         self, tmp_path: Path, library: str, form: str
     ) -> None:
@@ -279,14 +283,13 @@ def trained(library: str, model, classes: int):
     return model
 
 
-def nested(library: str, variant: Variant, how: str, head: Callable | None = None):
+def nested(library: str, how: str, base, head: Callable | None = None):
     """A network in a Sequential or functional model, or with layers of a head behind its own."""
     layers = KERASES[library].layers
-    pooled = {"pooling": "avg"} if how == "flat" else {}
-    base = set_randomly(application(library, variant, include_top=False, **pooled))
     head = head or (lambda layers: [layers.Dropout(0.5), layers.Dense(3, activation="softmax")])
     if how == "flat":
-        outputs = base.output
+        # As `pooling="avg"` does.
+        outputs = layers.GlobalAveragePooling2D()(base.output)
         for layer in head(layers):
             outputs = layer(outputs)
         return KERASES[library].Model(base.input, outputs)
@@ -316,7 +319,8 @@ class TestApplicationWithin:
         ids=str,
     )
     def test_trained(self, tmp_path: Path, library: str, variant: Variant, how: str) -> None:
-        model = trained(library, nested(library, variant, how), 3)
+        base = set_randomly(application(library, variant, include_top=False))
+        model = trained(library, nested(library, how, base), 3)
         expected = named(variant, model)
         for form in OF[library]:
             found, values = opened(saved(model, tmp_path, form))
@@ -343,7 +347,7 @@ class TestApplicationWithin:
     def test_another_head_is_left_out_by_name(
         self, tmp_path: Path, library: str, how: str, head: Callable, outside: int
     ) -> None:
-        model = nested(library, V1, how, head)
+        model = nested(library, how, alone(library, V1, None), head)
         if how == "sequential":
             model.build((None, 64, 64, 3))
         expected = named(V1, model)
@@ -365,7 +369,7 @@ class TestApplicationWithin:
     def test_a_dense_layer_that_gives_no_logits(
         self, tmp_path: Path, library: str, head: Callable
     ) -> None:
-        model = nested(library, V1, "flat", head)
+        model = nested(library, "flat", alone(library, V1, None), head)
         for form in WHOLE:
             found, _ = opened(saved(model, tmp_path, form))
             assert found.num_classes is None
@@ -373,8 +377,7 @@ class TestApplicationWithin:
 
     def test_largest_features_are_not_the_mean_ones(self, tmp_path: Path, library: str) -> None:
         layers = KERASES[library].layers
-        base = application(library, V1, include_top=False)
-        stack = [base, layers.GlobalMaxPooling2D(), layers.Dense(3)]
+        stack = [alone(library, V1, None), layers.GlobalMaxPooling2D(), layers.Dense(3)]
         model = KERASES[library].Sequential(stack)
         for form in OF[library]:
             found, _ = opened(saved(model, tmp_path, form))
@@ -384,7 +387,7 @@ class TestApplicationWithin:
     def test_own_logits_stay_where_a_layer_is_behind_them(
         self, tmp_path: Path, library: str, variant: Variant
     ) -> None:
-        base = set_randomly(application(library, variant, classes=10))
+        base = alone(library, variant, 10)
         model = KERASES[library].Sequential([base, KERASES[library].layers.Dense(2)])
         for form in OF[library]:
             found, values = opened(saved(model, tmp_path, form))
@@ -393,7 +396,7 @@ class TestApplicationWithin:
 
     def test_a_convolution_before_the_network(self, tmp_path: Path, library: str) -> None:
         inputs = KERASES[library].Input((64, 64, 1))
-        base = set_randomly(application(library, V1, include_top=False))
+        base = alone(library, V1, None)
         outputs = base(KERASES[library].layers.Conv2D(3, 1)(inputs))
         model = KERASES[library].Model(inputs, outputs)
         for form in OF[library]:
@@ -452,18 +455,32 @@ class TestHubLayer:
 
 
 class TestOurOwn:
+    @pytest.fixture(scope="class")
+    def networks(self, randomise: Callable) -> Callable:
+        @functools.cache
+        def networks(variant: Variant, classes: tuple | None) -> MobileNet:
+            model = randomise(MobileNet(variant, class_names=classes))
+            for name, bound in model.slim_variables.items():
+                if name.endswith(("_quant/min", "_quant/max")):
+                    bound.assign((1 if name.endswith("max") else -1) * (1 + abs(bound.numpy())))
+            return model
+
+        return networks
+
     @pytest.mark.parametrize("form", [".weights.h5", ".h5", ".keras"])
     @pytest.mark.parametrize(
         "variant", [V1, V2, Variant("mobilenet_v1", 0.25, 64, quantized=True)], ids=str
     )
     @pytest.mark.parametrize("classes", first_fast([("cat", "dog"), None]))
     def test_alone(
-        self, tmp_path: Path, variant: Variant, classes: tuple | None, form: str, randomise
+        self,
+        tmp_path: Path,
+        variant: Variant,
+        classes: tuple | None,
+        form: str,
+        networks: Callable,
     ) -> None:
-        model = randomise(MobileNet(variant, class_names=classes))
-        for name, bound in model.slim_variables.items():
-            if name.endswith(("_quant/min", "_quant/max")):
-                bound.assign((1 if name.endswith("max") else -1) * (1 + abs(bound.numpy())))
+        model = networks(variant, classes)
         found, values = opened(saved(model, tmp_path, form))
         assert found.variant(image_size=64) == variant
         assert found.class_names == (classes if form in WHOLE else None)
@@ -709,7 +726,8 @@ class TestErrors:
 class TestTool:
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
-        return saved(nested("keras", V1, "functional"), tmp_path, ".keras")
+        model = nested("keras", "functional", alone("keras", V1, None))
+        return saved(model, tmp_path, ".keras")
 
     def test_inspect(self, file: Path, command: Callable) -> None:
         code, output, _ = command("inspect", file, "--json")
@@ -718,7 +736,9 @@ class TestTool:
         assert found["leftovers"] == {}
 
     @pytest.mark.slow
-    def test_checkpoint(self, tmp_path: Path, file: Path, command: Callable) -> None:
+    def test_checkpoint(
+        self, quick_conversion: None, tmp_path: Path, file: Path, command: Callable
+    ) -> None:
         code, _, errors = command("checkpoint", file, "--output", tmp_path / "modules")
         assert code == 0, errors
         model = mobilenets.load(tmp_path / "modules" / V1.name / "classification")

@@ -278,7 +278,7 @@ class TestAnotherFormat:
 
     @pytest.mark.slow
     def test_is_loaded_and_converted_like_any(
-        self, arrays: None, file: Path, tmp_path: Path
+        self, quick_conversion: None, arrays: None, file: Path, tmp_path: Path
     ) -> None:
         model = mobilenets.load(file)
         assert model.variant == Variant("mobilenet_v1", 0.25, 96)

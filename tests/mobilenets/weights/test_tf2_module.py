@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from closeness import equal, values_of
 from refusals import refused
-from slim_checkpoints import DATA, INDEX, constants, network, written
-from tiers import first_fast
+from slim_checkpoints import DATA, INDEX, constants, network, some_values, written
+from tiers import first_fast, slow
 from weight_formats import hub_module, plausible
 
 import mobilenets
@@ -35,7 +35,7 @@ def accounted(found: weights.Weights) -> bool:
 class TestHubModules:
     @pytest.mark.parametrize(
         ("family", "multiplier", "classes"),
-        [("mobilenet_v1", 0.25, None), ("mobilenet_v1", 0.5, 7), ("mobilenet_v2", 0.35, 1001)],
+        [("mobilenet_v1", 0.25, None), slow("mobilenet_v1", 0.5, 7), ("mobilenet_v2", 0.35, 1001)],
     )
     def test_by_name_alone(
         self, tmp_path: Path, family: str, multiplier: float, classes: int | None
@@ -62,7 +62,7 @@ class TestHubModules:
         monkeypatch.setattr(tf, "import_graph_def", None)
         assert mobilenets.load(folder).variant.image_size == 96
 
-    @pytest.mark.parametrize("size", [None, 16])
+    @pytest.mark.parametrize("size", first_fast([None, 16]))
     def test_a_size_that_is_not_fixed_is_asked_for(self, tmp_path: Path, size: int | None) -> None:
         folder = hub_module(tmp_path / "module", network("mobilenet_v1", 0.25), size)
         with weights.open(folder) as found:
@@ -103,7 +103,7 @@ class TestHubModules:
             assert found.class_names == names
 
     def test_fingerprint_is_of_the_bundle(self, tmp_path: Path) -> None:
-        values = network("mobilenet_v1", 0.25)
+        values = some_values()
         prints = set()
         for name in ("one", "two"):
             values["MobilenetV1/Conv2d_0/weights"] += 1
@@ -309,7 +309,7 @@ class TestErrors:
     def test_averages_cannot_be_given(self, module: Callable[..., Path]) -> None:
         with (
             refused("holds no moving averages of variables; take the raw"),
-            weights.open(module("mobilenet_v2"), "averages"),
+            weights.open(module("mobilenet_v1"), "averages"),
         ):
             pass
 
