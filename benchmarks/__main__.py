@@ -13,6 +13,7 @@ import functools
 import gc
 import platform
 import re
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +25,8 @@ import keras
 import matplotlib
 
 import mobilenets
-from benchmarks import contenders, conversion, threads
-from benchmarks.timing import Ratio, interleave, median, ratio
+from benchmarks import contenders, conversion, photographs, threads
+from benchmarks.timing import Ratio, interleave, interleave_with_cpu, median, ratio
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -38,6 +39,7 @@ VARIANTS = (
 )
 BATCHES = (1, 32)
 TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
+FEATURES = ("mobilenet_v1_025_128", "mobilenet_v2_035_128", "mobilenet_v1_100_224")
 STEPS = 4
 # At batch 1 a round is milliseconds, at batch 32 up to seconds.
 ROUNDS = {1: 60, 32: 12}
@@ -235,6 +237,33 @@ def _threads() -> Iterator[str]:
     yield from _table(rows, per=threads.CALLS, base="default")
 
 
+def _features() -> Iterator[str]:
+    folder = photographs.folder()
+    if not folder.is_dir():
+        yield f"Not measured: no photographs in {folder.name}."
+        return
+    count = sum(path.is_file() for path in folder.rglob("*"))
+    yield f"From {count} photographs in files to their features, batch 32: images a second, and the"
+    yield f"share of {contenders.THREADS} cores that is busy. `batches` is"
+    yield "`mobilenets.images.batches` and the native model; `keras` is"
+    yield "`image_dataset_from_directory` and keras.applications. The ratio is that of the times.\n"
+    yield "| | batches | busy | keras | busy | ratio |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for name in FEATURES:
+        print(f"features {name}", flush=True)
+        times, cpu = interleave_with_cpu(photographs.contenders(name, folder), 12)
+        cells = []
+        for each in ("batches", "keras"):
+            busy = statistics.median(
+                used / seconds for used, seconds in zip(cpu[each], times[each], strict=True)
+            )
+            cells.append(f"{1e3 * count / median(times[each]):.0f}")
+            cells.append(f"{busy / contenders.THREADS:.0%}")
+        yield f"| {name} | {' | '.join(cells)} | {ratio(times['keras'], times['batches'])} |"
+        keras.backend.clear_session()
+        gc.collect()
+
+
 def _conversion() -> Iterator[str]:
     yield "Whole processes, random weights, both kinds, verified.\n"
     yield "| work | seconds | GB |"
@@ -259,6 +288,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "loading": ("Loading", _loading),
     "growth": ("How inference grows", _growth),
     "threads": ("Threads", _threads),
+    "features": ("Features of photographs", _features),
     "conversion": ("Conversion", _conversion),
 }
 _INTRODUCTION = """# Measured

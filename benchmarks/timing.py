@@ -6,22 +6,35 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
-__all__ = ["Ratio", "interleave", "median", "ratio"]
+__all__ = ["Ratio", "Times", "interleave", "interleave_with_cpu", "median", "ratio"]
+
+Times: TypeAlias = dict[str, list[float]]
+"""The seconds of each contender in each round."""
 
 
 def interleave(
     contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
-) -> dict[str, list[float]]:
+) -> Times:
     """Seconds that each contender took in each round."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    return interleave_with_cpu(contenders, rounds, warmup)[0]
+
+
+def interleave_with_cpu(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
+) -> tuple[Times, Times]:
+    """The same, and the seconds that the process had of all cores."""
+    times: Times = {name: [] for name in contenders}
+    cpu: Times = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            used, start = time.process_time(), time.perf_counter()
             run()
             if turn >= warmup:
                 times[name].append(time.perf_counter() - start)
-    return times
+                cpu[name].append(time.process_time() - used)
+    return times, cpu
 
 
 def median(seconds: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""Opens classifiers of every kind as functions from images to scores of classes."""
+"""Classifiers of every kind as functions from images to scores of classes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from mobilenets import MobileNet, Variant, saved_model
+from mobilenets import MobileNet
 
-from .errors import ConvertError, first_line
-from .export import litert
-from .export.litert_graph import LiteGraph
-from .export.litert_run import LiteModel, milliseconds, probabilities
-from .labels import read_labels
+from . import opening
+from .errors import ConvertError
+from .export.litert_run import milliseconds, probabilities
+from .opening import Lite, Serving
 
 if TYPE_CHECKING:
     from .export.litert_source import Inference
@@ -27,14 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "opened"]
 
 _Function: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
+_Names: TypeAlias = tuple[str, ...] | None
 _OPERATOR = schema.BuiltinOperator
 _HANDED_ON = ("Identity", "Reshape", "Squeeze", "Cast")
-_LITE_HANDED_ON = (
-    *(_OPERATOR.DEQUANTIZE, _OPERATOR.QUANTIZE),
-    *(_OPERATOR.RESHAPE, _OPERATOR.SQUEEZE),
-)
-# Of 8-bit values from -1 to 1, three steps.
-_STEPS = 3 * 2 / 255
 
 
 @dataclass(frozen=True)
@@ -75,77 +69,32 @@ def opened(source: str | os.PathLike[str], image_size: int | None = None) -> Cla
     """Opens a classifier.
 
     Args:
-      source: What `mobilenets.load` takes; a module for serving; a classifier built on a MobileNet
-        (a SavedModel's folder or a `.keras` file); or a `.tflite` file with float, uint8 or int8
-        input. Integer input is pixels.
+      source: As `opening.opened` takes it.
       image_size: In pixels; None takes the model's. A LiteRT model has its own.
 
     Raises:
       ConvertError: The source cannot be loaded, is not a classifier, takes images of another size,
         or scales them in another way.
     """
-    path, name = Path(source), os.fspath(source)
-    if path.suffix == ".tflite":
-        return _lite(path, image_size)
-    config = _serving(path)
-    # Here, because this loads tf_keras.
-    from .export import litert_source
+    name, model = os.fspath(source), opening.opened(source, image_size)
+    if isinstance(model, Lite):
+        return _lite(model)
+    if isinstance(model, Serving):
+        # Here, because this loads tf_keras.
+        from .export import litert_source
 
-    litert_source.check_size(image_size)
-    if config is not None:
-        model = litert_source.saved(path)
-        return _serving_module(name, model.call, config, image_size)
-    model = litert_source.read(source, image_size)
+        return _module(name, litert_source.saved(model.path).call, model, image_size)
     if isinstance(model, MobileNet):
-        return _native(name, model, image_size)
+        return _module(name, lambda images: model(images, training=False), model, image_size)
     return _saved(name, model)
 
 
-def _serving(path: Path) -> dict[str, Any] | None:
-    """The configuration of a module for serving; None for anything else."""
-    try:
-        serving = saved_model.is_module(path) and saved_model.is_serving(path)
-        return saved_model.config(path) if serving else None
-    except (OSError, ValueError) as error:
-        raise ConvertError(f"{path} cannot be loaded: {first_line(error)}") from error
-
-
-def _native(source: str, model: MobileNet, image_size: int | None) -> Classifier:
-    return _module(
-        source,
-        lambda images: model(images, training=False),
-        model.variant,
-        image_size,
-        model.num_classes,
-        model.class_names,
-    )
-
-
-def _serving_module(
-    source: str, call: _Function, config: dict[str, Any], image_size: int | None
-) -> Classifier:
-    names = config["class_names"]
-    return _module(
-        source,
-        call,
-        Variant(**config["variant"]),
-        image_size,
-        config["num_classes"],
-        None if names is None else tuple(names),
-    )
-
-
 def _module(
-    source: str,
-    call: _Function,
-    variant: Variant,
-    image_size: int | None,
-    num_classes: int | None,
-    class_names: tuple[str, ...] | None,
+    source: str, call: _Function, model: MobileNet | Serving, image_size: int | None
 ) -> Classifier:
-    if num_classes is None:
+    if model.num_classes is None:
         raise ConvertError(f"{source} is a feature vector: evaluate its classification")
-    size = image_size or variant.image_size
+    size = image_size or model.variant.image_size
     run = tf.function(call, input_signature=[tf.TensorSpec([None, size, size, 3])], autograph=False)
 
     def scores(images: np.ndarray) -> np.ndarray:
@@ -156,8 +105,8 @@ def _module(
         scores,
         softmax=False,
         size=size,
-        class_names=class_names,
-        variant=variant.name,
+        class_names=model.class_names,
+        variant=model.variant.name,
     )
 
 
@@ -181,31 +130,11 @@ def _saved(source: str, model: Inference) -> Classifier:
     return _checked(source, scores, softmax=end.type == "Softmax", size=size)
 
 
-def _lite(path: Path, image_size: int | None) -> Classifier:
-    source = os.fspath(path)
-    if not path.is_file():
-        raise ConvertError(f"{source}: no such file")
-    try:
-        content = path.read_bytes()
-        model, graph = LiteModel(content), LiteGraph(content)
-    except Exception as error:
-        # A damaged file may be misread anywhere, with any exception.
-        reason = first_line(error)
-        raise ConvertError(f"{source} is not a LiteRT model that can be run: {reason}") from error
-    shape = model.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[3] != 3:
-        raise ConvertError(
-            f"{source}: expected one input of an image [1, size, size, 3], found {list(shape)}"
-        )
-    if image_size not in (None, shape[1]):
-        raise ConvertError(
-            f"{source} takes {shape[1]}-pixel images; an image size of {image_size} does not match",
-            "image_size",
-        )
-    end = _lite_end(graph)
+def _lite(lite: Lite) -> Classifier:
+    source, end = str(lite.path), lite.kind(lite.last())
     if end == _OPERATOR.LOGISTIC:
         raise _independent(source)
-    model, scaled = _lite_scaled(source, content, model, graph)
+    model, scaled = lite.running()
 
     def scores(images: np.ndarray) -> np.ndarray:
         outputs = [model.run(scaled(image)) for image in images]
@@ -213,59 +142,14 @@ def _lite(path: Path, image_size: int | None) -> Classifier:
             raise ConvertError(f"{source}: expected one output, found {len(outputs[0])}")
         return np.stack([output for (output,) in outputs])
 
-    labels = litert.labels_of(path)
     return _checked(
         source,
         scores,
         softmax=end == _OPERATOR.SOFTMAX,
-        size=shape[1],
-        labels=labels if labels.is_file() else None,
+        size=lite.image_size,
+        class_names=lite.class_names,
         latency=model.latency,
     )
-
-
-def _lite_end(graph: LiteGraph) -> int | None:
-    """The kind of the last operator that computes something."""
-    (*_, tensor) = graph.graph.outputs
-    made = {output: op for op in graph.graph.operators for output in op.outputs}
-    while tensor in made and graph.kind(made[tensor]) in _LITE_HANDED_ON:
-        tensor = made[tensor].inputs[0]
-    return graph.kind(made[tensor]) if tensor in made else None
-
-
-def _lite_scaled(
-    source: str, content: bytes, model: LiteModel, graph: LiteGraph
-) -> tuple[LiteModel, Callable[[np.ndarray], np.ndarray]]:
-    """The model, and what it takes of an image in [0, 1].
-
-    The first convolution takes [-1, 1]. Float models scale to that from [0, 1], from [0, 255], or
-    not at all, as Google's own do.
-    """
-    if not graph.convolutions:
-        raise ConvertError(f"{source} is not a classifier on a MobileNet: it has no convolution")
-    if not model.takes_floats:
-        return model, lambda image: image
-    start = graph.convolutions[0].input
-    if start in graph.graph.inputs:
-        return model, lambda image: 2 * image - 1
-    first = LiteModel(graph.until([start]))
-    black, one, many = (
-        _centre(first.run(np.full(model.shape[1:], value, np.float32))[0]) for value in (0, 1, 255)
-    )
-    if np.allclose(black, -1, atol=_STEPS):
-        for white, brightest in ((1, one), (255, many)):
-            if np.allclose(brightest, 1, atol=_STEPS):
-                return (model if white == 1 else LiteModel(content, white)), lambda image: image
-    if np.allclose(black, 0, atol=_STEPS) and np.allclose(one, 1, atol=_STEPS):
-        return model, lambda image: 2 * image - 1
-    raise ConvertError(
-        f"{source}: unsupported input scaling: expected [0, 1], [-1, 1], or [0, 255] rescaled"
-    )
-
-
-def _centre(image: np.ndarray) -> np.ndarray:
-    """The pixel that padding does not reach."""
-    return image[tuple(length // 2 for length in image.shape[:2])]
 
 
 def _checked(
@@ -274,8 +158,7 @@ def _checked(
     *,
     softmax: bool,
     size: int,
-    class_names: tuple[str, ...] | None = None,
-    labels: Path | None = None,
+    class_names: _Names | Callable[[int], _Names] = None,
     variant: str | None = None,
     latency: Callable[[], float] | None = None,
 ) -> Classifier:
@@ -294,7 +177,7 @@ def _checked(
         latency=latency or (lambda: milliseconds(lambda: scores(image))),
         image_size=size,
         num_classes=shape[1],
-        class_names=read_labels(labels, shape[1]) if labels else class_names,
+        class_names=class_names(shape[1]) if callable(class_names) else class_names,
         variant=variant,
         bytes=_bytes(Path(source)),
     )

@@ -302,14 +302,10 @@ def _run(
 def _batches(
     paths: Sequence[Path], size: int, crop: Literal["central"] | None, batch_size: int
 ) -> Iterator[np.ndarray]:
-    dataset = tf.data.Dataset.from_tensor_slices([os.fspath(path) for path in paths])
-    dataset = dataset.map(
-        lambda path: images.load(path, size, crop), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    iterator = iter(dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE))
+    iterator = iter(images.batches(paths, size, crop, batch_size=batch_size))
     for start in range(0, len(paths), batch_size):
         try:
-            batch = next(iterator)
+            _, batch = next(iterator)
         except tf.errors.OpError as error:
             # The message of tf.data does not name the file.
             load_images(paths[start : start + batch_size], size)

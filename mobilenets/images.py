@@ -1,11 +1,13 @@
 """From image files to a network's input, and from its logits to names.
 
 The published accuracies were measured with Slim's evaluation crop, `evaluation_crop`.
-`load` and `load_batch` decode files and crop in one go. The image functions are TensorFlow
-operations and work inside `tf.data.Dataset.map` too:
+`load` and `load_batch` decode files and crop in one go, and `batches` does so for any number of
+files while a network computes:
 
-    paths = tf.data.Dataset.list_files("photos/*.jpg", shuffle=False)
-    batches = paths.map(lambda path: load(path, 224)).batch(32)
+    for positions, images in batches(paths, 224):
+        features = model(images)  # of paths[position] for each position
+
+The image functions are TensorFlow operations and work inside `tf.data.Dataset.map` too:
 
     folders = keras.utils.image_dataset_from_directory("photos", image_size=(256, 256))
     batches = folders.map(lambda images, labels: (evaluation_crop(images / 255, 224), labels))
@@ -25,6 +27,7 @@ import tensorflow as tf
 
 __all__ = [
     "Prediction",
+    "batches",
     "class_names",
     "decode_predictions",
     "evaluation_crop",
@@ -87,8 +90,9 @@ def evaluation_crop(image: tf.Tensor, size: int, central_fraction: float = 0.875
             "image must be [height, width, 3] or [batch, height, width, 3]; "
             f"its shape is {image.shape}"
         )
-    image = tf.image.convert_image_dtype(image, tf.float32)
+    # What is cropped off need not become floats.
     image = tf.image.central_crop(image, central_fraction)
+    image = tf.image.convert_image_dtype(image, tf.float32)
     batch = image if image.shape.rank == 4 else image[tf.newaxis]
     # tf.compat.v1.image.resize_bilinear without its deprecation warning.
     resized = tf.raw_ops.ResizeBilinear(images=batch, size=(size, size))
@@ -169,6 +173,56 @@ def load_batch(
     if not images:
         raise ValueError("no images to load: sources is empty")
     return tf.stack(images)
+
+
+def batches(
+    paths: Iterable[str | os.PathLike[str]] | tf.data.Dataset,
+    size: int,
+    crop: Literal["central"] | None = "central",
+    *,
+    batch_size: int = 32,
+    skip_unreadable: bool = False,
+) -> tf.data.Dataset:
+    """Image files as a dataset of batches, decoded on all cores while a network computes.
+
+    The order is that of the paths, and every pass gives the same batches. Memory does not grow with
+    the number of files if `paths` is a dataset, such as `tf.data.TextLineDataset("paths.txt")`.
+
+    Args:
+      paths: Paths of files as in `load`, or a dataset of scalar strings.
+      size: Height and width of the images in pixels.
+      crop: As in `load`.
+      batch_size: Images per batch, 1 or more; the last batch holds what is left.
+      skip_unreadable: Whether to leave out files that cannot be read or decoded. The positions
+        tell which: nothing else does.
+
+    Returns:
+      A dataset of pairs: int64 `[batch]`, the position of each image among `paths`, ascending; and
+      float32 `[batch, size, size, 3]`, RGB in [0, 1], each image as `load` gives it.
+
+    Raises:
+      ValueError: `size`, `crop` or `batch_size` is not allowed.
+      tf.errors.OpError: While iterating: a file cannot be read or decoded. `load_batch` on the
+        batch's paths names it.
+    """
+    _check_size(size)
+    _check_crop(crop)
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1; got {batch_size!r}")
+    if not isinstance(paths, tf.data.Dataset):
+        encoded = [os.fsencode(path) for path in paths]
+        paths = tf.data.Dataset.from_tensor_slices(tf.constant(encoded, tf.string, [len(encoded)]))
+    loaded = paths.enumerate().map(
+        lambda position, path: (position, load(path, size, crop)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    if skip_unreadable:
+        loaded = loaded.ignore_errors()
+    options = tf.data.Options()
+    # Threads of its own, one a core: in TensorFlow's, decoding keeps the network waiting.
+    options.threading.private_threadpool_size = 0
+    return loaded.batch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 @functools.cache

@@ -18,11 +18,18 @@ def test_contenders_take_turns_and_the_first_rounds_do_not_count(
     called: list[str] = []
     # A clock that goes on by one more second at each look: every turn takes another time.
     clock = itertools.accumulate(itertools.count())
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    cpu = itertools.count(step=0.5)
+    monkeypatch.setattr(
+        timing,
+        "time",
+        SimpleNamespace(perf_counter=lambda: next(clock), process_time=lambda: next(cpu)),
+    )
     contenders = {name: (lambda name=name: called.append(name)) for name in ("a", "b")}
     times = timing.interleave(contenders, rounds=2, warmup=1)
     assert called == ["a", "b"] * 3
     assert times == {"a": [3, 7], "b": [5, 9]}
+    _, used = timing.interleave_with_cpu(contenders, rounds=1, warmup=0)
+    assert used == {"a": [0.5], "b": [0.5]}
 
 
 def test_the_median_is_in_milliseconds() -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 import mobilenets.images
 from mobilenets.images import (
     Prediction,
+    batches,
     class_names,
     decode_predictions,
     evaluation_crop,
@@ -392,6 +393,48 @@ def test_load_batch_works_in_a_dataset(files: list[Path], crop) -> None:
     )
 
 
+@pytest.mark.parametrize("crop", ["central", None])
+@pytest.mark.parametrize(
+    "given",
+    [iter, lambda paths: tf.data.Dataset.from_tensor_slices([str(path) for path in paths])],
+    ids=["paths", "dataset"],
+)
+def test_batches_are_load_of_each(given, files: list[Path], crop) -> None:
+    paths = [*files, files[0], files[2]]
+    dataset = batches(given(paths), 20, crop, batch_size=2)
+    assert dataset.element_spec[1].shape.as_list() == [None, 20, 20, 3]
+    for _ in range(2):
+        positions, images = zip(*dataset.as_numpy_iterator(), strict=True)
+        assert [each.tolist() for each in positions] == [[0, 1], [2, 3], [4]]
+        np.testing.assert_allclose(
+            np.concatenate(images), load_batch(paths, 20, crop), rtol=0, atol=1e-6
+        )
+
+
+def test_batches_of_nothing() -> None:
+    assert list(batches([], 20)) == []
+
+
+def test_batches_leave_out_what_is_unreadable(files: list[Path], tmp_path: Path) -> None:
+    """The positions tell; batches stay full. Otherwise it is an error."""
+    first, *others = broken(tmp_path).values()
+    paths = [first, files[0], *others, files[1], files[2]]
+    found = list(batches(paths, 20, batch_size=2, skip_unreadable=True).as_numpy_iterator())
+    last = len(paths) - 1
+    assert [positions.tolist() for positions, _ in found] == [[1, last - 1], [last]]
+    np.testing.assert_allclose(
+        np.concatenate([images for _, images in found]), load_batch(files, 20), rtol=0, atol=1e-6
+    )
+    with pytest.raises(tf.errors.OpError):
+        list(batches(paths, 20))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, None])
+def test_batches_have_a_size(batch_size) -> None:
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1"):
+        batches([], 20, batch_size=batch_size)
+
+
 def test_a_dataset_names_a_file_that_is_absent(tmp_path: Path) -> None:
     paths = tf.data.Dataset.from_tensors(str(tmp_path / "absent.png"))
     with pytest.raises(tf.errors.NotFoundError, match=r"absent\.png"):
@@ -575,6 +618,7 @@ def test_golden_logits_in_words(photograph: str, name: str, reference_data: Path
 def test_public_names() -> None:
     assert mobilenets.images.__all__ == [
         "Prediction",
+        "batches",
         "class_names",
         "decode_predictions",
         "evaluation_crop",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "sample" / "mobilenet_v1_0.25_64.ckpt"
 NAMES = [
     *("list", "inspect", "checkpoint", "all", "verify", "evaluate"),
-    *("keras-weights", "lite", "publish", "slim"),
+    *("features", "keras-weights", "lite", "publish", "slim"),
 ]
 # Of a bar that is redrawn, the last state; a spinner leaves nothing.
 OUR_OWN = re.compile(r"\s*(?:(?:images|modules|[⠀-⣿]? *checkpoints) [━╸╺ ]+ *\d+/\d+ [\d: -]+)?\s*")
@@ -82,6 +82,7 @@ def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
         ),
         "verify": ("verify", converted),
         "evaluate": ("evaluate", converted, "--images", photos),
+        "features": ("features", SAMPLE, "--images", photos, "--output", tmp_path / "f.npz"),
         "keras-weights": ("keras-weights", SAMPLE, "--output", tmp_path / "w.h5"),
         "lite": ("lite", SAMPLE, "--output", tmp_path / "m.tflite"),
         "lite int8": (
