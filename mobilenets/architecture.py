@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from mobilenets.variants import Variant
 
 __all__ = [
+    "SUM_QUANT",
     "Convolution",
     "ConvolutionRow",
     "InvertedResidualRow",
@@ -29,7 +30,7 @@ __all__ = [
     "dropout_rate",
     "num_features",
     "paper",
-    "quantizable",
+    "range_scope",
     "rows",
     "scope",
     "title",
@@ -214,7 +215,7 @@ class _Family:
 
     scope: str
     dropout_rate: float
-    quantizable: bool
+    repeats_scope: bool
     averages: bool
     rows: Callable[[float], Iterator[Row]]
     title: str
@@ -241,9 +242,18 @@ def dropout_rate(family: str) -> float:
     return _FAMILIES[family].dropout_rate
 
 
-def quantizable(family: str) -> bool:
-    """Whether a family has networks with simulated quantization."""
-    return _FAMILIES[family].quantizable
+def range_scope(scope: str) -> str:
+    """Scope of a convolution's quantization ranges, as `tf.contrib.quantize` names them.
+
+    It names them after operations. Slim's V1 opens the network's scope twice, and names of
+    operations repeat it, unlike names of variables; the logits lie outside of the second scope.
+
+    Args:
+      scope: Slim scope of the convolution, with the network's.
+    """
+    network = scope.partition("/")[0]
+    repeated = any(each.scope == network and each.repeats_scope for each in _FAMILIES.values())
+    return f"{network}/{scope}" if repeated else scope
 
 
 def averages(family: str) -> bool:
@@ -297,6 +307,8 @@ def _v2_width(exact: float) -> int:
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
+SUM_QUANT = "post_activation_bypass_quant"
+"""`tf.contrib.quantize`'s name of the rounding of a residual's sum."""
 # In the order in which Slim creates them.
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -304,7 +316,7 @@ _FAMILIES = {
     "mobilenet_v1": _Family(
         "MobilenetV1",
         0.001,
-        quantizable=True,
+        repeats_scope=True,
         averages=False,
         rows=_v1_rows,
         title="MobileNet V1",
@@ -316,7 +328,7 @@ _FAMILIES = {
     "mobilenet_v2": _Family(
         "MobilenetV2",
         0.2,
-        quantizable=False,
+        repeats_scope=False,
         averages=True,
         rows=_v2_rows,
         title="MobileNet V2",
@@ -395,8 +407,8 @@ def _lines(variant: Variant, num_classes: int | None) -> Iterator[Line]:
 def variables(variant: Variant, num_classes: int | None = None) -> dict[str, tuple[int, ...]]:
     """Shape of every variable by Slim name, in the order in which Slim creates them.
 
-    The names of quantization ranges are `tf.contrib.quantize`'s: it names them after operations,
-    whose names repeat the network's scope, but for the logits'.
+    Ranges of simulated quantization have `tf.contrib.quantize`'s names and come after the variables
+    of their layer.
 
     Args:
       variant: The network.
@@ -404,25 +416,32 @@ def variables(variant: Variant, num_classes: int | None = None) -> dict[str, tup
     """
     network = scope(variant.family)
     shapes: dict[str, tuple[int, ...]] = {}
-    channels = 3
-    for line in convolutions(variant, num_classes):
-        name = f"{network}/{line.scope}"
-        ranges = f"{network}/{name}"
-        size = (line.kernel_size, line.kernel_size)
-        if line.kind == "depthwise":
-            shapes[f"{name}/depthwise_weights"] = (*size, channels, 1)
-        else:
-            shapes[f"{name}/weights"] = (*size, channels, line.filters)
-        channels = line.filters
-        if line.kind == "logits":
-            shapes[f"{name}/biases"] = (channels,)
-            ranges = name
-        else:
-            shapes |= {f"{name}/BatchNorm/{statistic}": (channels,) for statistic in _BATCH_NORM}
+
+    def ranges(scope: str, *quantizers: str) -> None:
         if variant.quantized:
-            shapes |= {
-                f"{ranges}/{quantizer}/{bound}": ()
-                for quantizer in ("weights_quant", "act_quant")
-                for bound in ("min", "max")
-            }
+            shapes.update(
+                {f"{scope}/{each}/{end}": () for each in quantizers for end in ("min", "max")}
+            )
+
+    channels = 3
+    for row in rows(variant):
+        residual = row.adds_input(channels)
+        for each in row.convolutions(channels):
+            name, size = f"{network}/{each.scope}", (each.kernel_size, each.kernel_size)
+            if each.filters is None:
+                shapes[f"{name}/depthwise_weights"] = (*size, channels, 1)
+            else:
+                shapes[f"{name}/weights"] = (*size, channels, each.filters)
+                channels = each.filters
+            shapes.update(
+                {f"{name}/BatchNorm/{statistic}": (channels,) for statistic in _BATCH_NORM}
+            )
+            ranges(range_scope(name), "weights_quant", "act_quant")
+        if residual:
+            ranges(f"{network}/{row.name}", SUM_QUANT)
+    if num_classes is not None:
+        name = f"{network}/Logits/Conv2d_1c_1x1"
+        shapes[f"{name}/weights"] = (1, 1, channels, num_classes)
+        shapes[f"{name}/biases"] = (num_classes,)
+        ranges(name, "weights_quant", "act_quant")
     return shapes

@@ -8,10 +8,22 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mobilenets.architecture import ConvolutionRow, InvertedResidualRow, Row, SeparableRow
+from mobilenets.architecture import (
+    SUM_QUANT,
+    ConvolutionRow,
+    InvertedResidualRow,
+    Row,
+    SeparableRow,
+)
 from mobilenets.layers import ConvBatchNorm
 from mobilenets.parts import Part, Split, checked, endpoint, input_channels
-from mobilenets.quantization import QuantizedConvBatchNorm
+from mobilenets.quantization import (
+    RANGE_MOMENTUM,
+    FakeQuantization,
+    QuantizedConvBatchNorm,
+    quantize_activations,
+    range_variables,
+)
 
 __all__ = ["DepthwiseSeparable", "InvertedResidual", "block"]
 
@@ -33,7 +45,9 @@ def block(row: Row, scope: str, quantized: bool, dtype: Any) -> keras.layers.Lay
         case SeparableRow():
             return DepthwiseSeparable(row.filters, row.strides, quantized=quantized, **common)
         case InvertedResidualRow():
-            return InvertedResidual(row.filters, row.strides, row.expansion, **common)
+            return InvertedResidual(
+                row.filters, row.strides, row.expansion, quantized=quantized, **common
+            )
     raise TypeError(f"no layer for {row!r}")
 
 
@@ -44,13 +58,21 @@ def _convolution_type(quantized: bool) -> type[ConvBatchNorm]:
 class _Block(Part, keras.layers.Layer):
     """The convolutions of a row; adds the input to the output where the row has a residual."""
 
-    def __init__(self, filters: int, strides: int = 1, scope: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        filters: int,
+        strides: int = 1,
+        scope: str | None = None,
+        quantized: bool = False,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.strides = strides
         self.scope = scope
-        self.quantized = False
+        self.quantized = quantized
         self.convolutions: list[ConvBatchNorm] = []
+        self.sum_quant: FakeQuantization | None = None
 
     @property
     def _row(self) -> Row:
@@ -74,14 +96,36 @@ class _Block(Part, keras.layers.Layer):
             )
             for each in planned
         ]
+        if self.quantized and self._adds_input:
+            self.sum_quant = FakeQuantization(name=SUM_QUANT, dtype="float32")
+            with tf.name_scope(f"{self.scope or self.path}/"):
+                self.sum_quant.build()
         if not self.trainable:
-            for convolution in self.convolutions:
-                convolution.trainable = False
+            for inner in (*self.convolutions, self.sum_quant):
+                if inner is not None:
+                    inner.trainable = False
         shape = tuple(input_shape)
         for convolution in self.convolutions:
             convolution.build(shape)
             shape = convolution.compute_output_shape(shape)
         self.restore_settings()
+
+    @property
+    def slim_variables(self) -> dict[str, keras.Variable]:
+        """The variables by name, in the order in which Slim creates them."""
+        named: dict[str, keras.Variable] = {}
+        for convolution in self.convolutions:
+            named |= convolution.slim_variables
+        if self.sum_quant:
+            named |= range_variables(self.scope or self.path, [self.sum_quant])
+        return named
+
+    def make_constant(self) -> None:
+        """From now on inference has the values of today as constants, already folded."""
+        for convolution in self.convolutions:
+            convolution.make_constant()
+        if self.sum_quant:
+            self.sum_quant.make_constant()
 
     def call(
         self,
@@ -112,10 +156,19 @@ class _Block(Part, keras.layers.Layer):
         for name, convolution in zip(self._endpoints, self.convolutions, strict=True):
             outputs = convolution(outputs, **arguments)
             if self._adds_input and convolution is self.convolutions[-1]:
-                outputs = inputs + outputs
+                outputs = self._rounded(inputs + outputs, training, momentum)
             if return_endpoints:
                 endpoints[name], outputs = endpoint(outputs, return_endpoints)
         return endpoints if return_endpoints else outputs
+
+    def _rounded(
+        self, outputs: tf.Tensor, training: bool, momentum: float | tf.Tensor | None
+    ) -> tf.Tensor:
+        if self.sum_quant is None:
+            return outputs
+        adapt = training and self.trainable
+        momentum = RANGE_MOMENTUM if momentum is None else momentum
+        return quantize_activations(self.sum_quant, outputs, adapt, momentum)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape
@@ -132,6 +185,7 @@ class _Block(Part, keras.layers.Layer):
             "filters": self.filters,
             "strides": self.strides,
             "scope": self.scope,
+            "quantized": self.quantized,
         }
 
 
@@ -150,23 +204,9 @@ class DepthwiseSeparable(_Block):
       quantized: Whether the convolutions simulate 8-bit quantization.
     """
 
-    def __init__(
-        self,
-        filters: int,
-        strides: int = 1,
-        scope: str | None = None,
-        quantized: bool = False,
-        **kwargs,
-    ) -> None:
-        super().__init__(filters, strides, scope, **kwargs)
-        self.quantized = quantized
-
     @property
     def _row(self) -> Row:
         return SeparableRow(self.name, self.filters, self.strides)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "quantized": self.quantized}
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -184,6 +224,7 @@ class InvertedResidual(_Block):
       expansion: Factor from input channels to expanded ones; 1 builds no expansion.
       scope: Scope of the variables' names, e.g. `MobilenetV2/expanded_conv_1`; None takes the
         Keras path.
+      quantized: Whether convolutions and sum simulate 8-bit quantization.
     """
 
     def __init__(
@@ -192,9 +233,10 @@ class InvertedResidual(_Block):
         strides: int = 1,
         expansion: int = 6,
         scope: str | None = None,
+        quantized: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(filters, strides, scope, **kwargs)
+        super().__init__(filters, strides, scope, quantized, **kwargs)
         self.expansion = expansion
 
     @property

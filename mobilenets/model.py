@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from mobilenets.quantization import (
     quantize_weights,
     quantizers,
     range_variables,
+    silence,
 )
 from mobilenets.variants import Variant
 
@@ -139,8 +140,7 @@ class MobileNet(Part, keras.Model):
 
     Raises:
       ValueError: The variant does not exist; the number of classes differs from that of the names;
-        the variant is a quantized V2 (none was published), or quantized with another dtype than
-        float32; or the weights are not float32.
+        the variant is quantized, with another dtype than float32; or the weights are not float32.
     """
 
     def __init__(
@@ -159,8 +159,6 @@ class MobileNet(Part, keras.Model):
         if variant.quantized and kwargs.get("dtype") is None:
             kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        if variant.quantized and not architecture.quantizable(variant.family):
-            raise ValueError(f"{variant}: only MobileNet V1 has quantized variants")
         if self.dtype_policy.variable_dtype != "float32":
             reduced = self.dtype_policy.name
             raise ValueError(
@@ -235,8 +233,8 @@ class MobileNet(Part, keras.Model):
     def slim_variables(self) -> dict[str, keras.Variable]:
         """Every variable by its Slim name, in the order in which Slim creates them."""
         named: dict[str, keras.Variable] = {}
-        for convolution in self.convolutions:
-            named |= convolution.slim_variables
+        for layer in self.blocks:
+            named |= layer.slim_variables
         if self.logits is not None:
             named |= self.logits.slim_variables
         return named
@@ -246,8 +244,8 @@ class MobileNet(Part, keras.Model):
 
         For what is traced afterwards and never trained, such as a module for serving.
         """
-        for convolution in self.convolutions:
-            convolution.make_constant()
+        for layer in self.blocks:
+            layer.make_constant()
         if self.logits is not None:
             self.logits.make_constant()
 
@@ -356,6 +354,49 @@ class MobileNet(Part, keras.Model):
         for ours, theirs in zip(self.blocks, copy.blocks, strict=True):
             theirs.set_weights(ours.get_weights())
         return copy
+
+    def quantized(self, images: Iterable[tf.Tensor | np.ndarray]) -> MobileNet:
+        """A copy with simulated 8-bit quantization, to fine-tune before it becomes a uint8 model.
+
+        The weights' ranges are those of the weights with the batch norms folded in. Channels that
+        are constant get weights of 0, since no range could hold theirs and the others'. A range of
+        activations is the mean of the batches' ranges. What is frozen stays frozen.
+
+        Args:
+          images: Batches `[batch, height, width, 3]`, RGB float32 in [0, 1], such as a
+            `tf.data.Dataset` of them: some hundred images like those that the network will see, at
+            its size. The activations' ranges are measured on them.
+
+        Returns:
+          A float32 model of the variant's quantized form with this model's weights and classes.
+
+        Raises:
+          ValueError: The model is quantized already, or there are no images.
+        """
+        if self.variant.quantized:
+            raise ValueError(f"{self.variant} is quantized already")
+        config = {
+            **self.get_config(),
+            "variant": dataclasses.replace(self.variant, quantized=True),
+            "dtype": "float32",
+        }
+        # Frozen layers would keep the ranges that they start from.
+        copy = type(self).from_config({**config, "trainable": True, "inside": None})
+        for name, variable in self.slim_variables.items():
+            copy.slim_variables[name].assign(variable.numpy())
+        for convolution in copy.convolutions:
+            silence(convolution)
+        # It would move the logits' range.
+        copy.dropout_rate = 0.0
+        count = 0
+        for count, batch in enumerate(images, 1):
+            # The momentum of a mean: 0, 1/2, 2/3, …
+            copy(batch, training=True, activation_range_momentum=1 - 1 / count)
+        if not count:
+            raise ValueError("there are no images to measure ranges of activations on")
+        calibrated = type(self).from_config(config)
+        calibrated.set_weights(copy.get_weights())
+        return calibrated
 
     def get_config(self) -> dict:
         return {

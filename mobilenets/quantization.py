@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilenets.layers import ConvBatchNorm, moved
+from mobilenets import architecture
+from mobilenets.layers import EPSILON, ConvBatchNorm, moved
 from mobilenets.parts import Part, Split
 
 __all__ = ["FakeQuantization", "QuantizedConvBatchNorm", "quantize_images", "range_problems"]
@@ -178,6 +179,28 @@ def range_variables(
     }
 
 
+def silence(convolution: ConvBatchNorm) -> None:
+    """Sets to 0 the weights of channels whose output is a constant within half a rounding step.
+
+    Training leaves such channels behind, with moving variances down to 1e-35. Batch norm divides by
+    the root of the variance, so their folded weights are the largest of the layer, and a range
+    for all channels would have no steps left for the others. Their output stays the constant.
+    """
+    norm = convolution.batch_norm
+    variance = norm.moving_variance.numpy()
+    deviation = np.abs(norm.gamma.numpy()) * np.sqrt(variance / (variance + EPSILON))
+    # Three deviations below half of ReLU6's step.
+    constant = 3 * deviation < _INITIAL / 255 / 2
+    kernel, mean = convolution.kernel.numpy(), norm.moving_mean.numpy()
+    if convolution.depthwise:
+        kernel[:, :, constant] = 0
+    else:
+        kernel[..., constant] = 0
+    mean[constant] = 0
+    convolution.kernel.assign(kernel)
+    norm.moving_mean.assign(mean)
+
+
 @keras.saving.register_keras_serializable("mobilenets")
 class QuantizedConvBatchNorm(ConvBatchNorm):
     """`ConvBatchNorm` with simulated 8-bit weights and activations; float32 only.
@@ -194,9 +217,7 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
 
     @property
     def _range_scope(self) -> str:
-        # contrib.quantize names ranges after operations, whose names repeat the network's scope.
-        scope = self.scope or self.path
-        return f"{scope.partition('/')[0]}/{scope}" if self.scope else scope
+        return architecture.range_scope(self.scope) if self.scope else self.path
 
     @property
     def slim_variables(self) -> dict[str, keras.Variable]:

@@ -21,11 +21,12 @@ __all__ = ["family_of", "identify", "is_range", "is_variable", "multiplier_of"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_QUANTIZERS = f"(?:weights_quant|act_quant|{architecture.SUM_QUANT})"
 _VARIABLE = re.compile(
     r".+/(?:weights|depthwise_weights|biases|BatchNorm/(?:gamma|beta|moving_mean|moving_variance)"
-    r"|(?:weights|act)_quant/(?:min|max))"
+    rf"|{_QUANTIZERS}/(?:min|max))"
 )
-_RANGE = re.compile(r".*/(?:weights|act)_quant/(?:min|max)")
+_RANGE = re.compile(rf".*/{_QUANTIZERS}/(?:min|max)")
 _ARCHIVE = re.compile(r".+\.(?:tgz|tar\.gz|tar)", re.IGNORECASE)
 _NAME = re.compile(
     r"mobilenet_v[12]_(?:\d{3}|\d(?:\.\d+)?)_\d{2,4}(?!\d)(?:_quantops|/quantops|_quant)?"
@@ -155,8 +156,6 @@ def identify(
             f"{source} is {_title(family)} with depth multiplier {multiplier:g}, but its image "
             "size is unknown: give the image size or the variant"
         )
-    if quantized and not architecture.quantizable(family):
-        raise WeightsError(f"{source} is a quantized MobileNet V2: only V1's were published")
     try:
         return Variant(family, multiplier, size, quantized)
     except ValueError as error:
@@ -212,8 +211,8 @@ def _check_agreement(
     if claimed.quantized != (found is not None):
         ranges = "ranges of simulated quantization"
         if claimed.quantized:
-            scope = architecture.scope(family)
-            state = f"{ranges} ({scope}/{scope}/Conv2d_0/weights_quant/min, …), found none"
+            first = next(filter(is_range, architecture.variables(claimed)))
+            state = f"{ranges} ({first}, …), found none"
         else:
             state = f"no {ranges}, found {found}"
         raise WeightsError(f"{source} is not {claimed}: expected {state}; {advice}")

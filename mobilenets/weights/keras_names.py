@@ -133,7 +133,7 @@ def _names(family: str) -> Mapping[str, str]:
         known |= {f"{layer}/{name}": kernel for name in ("kernel", "depthwise_kernel", "0")}
         for number, name in enumerate(_STATISTICS):
             known |= {f"{norm}/{each}": statistics[number] for each in (name, str(number))}
-    for quantized in (False, True) if architecture.quantizable(family) else (False,):
+    for quantized in (False, True):
         model = MobileNet(Variant(family, 0.25, 32, quantized), 1)
         owners: dict[str, int] = {}
         for slim, variable in model.slim_variables.items():
@@ -250,8 +250,7 @@ def _by_number(saved: Saved, layer: Layer) -> Network | None:
         kernels = [_slim(family, line)[0] for line in _lines(family)]
         if len(shapes) < 5 * len(kernels):
             continue
-        quantized = (False, True) if architecture.quantizable(family) else (False,)
-        for classes, simulates in itertools.product((None, 1), quantized):
+        for classes, simulates in itertools.product((None, 1), (False, True)):
             order = _trained_first(family, simulates, classes)
             if len(order) != len(shapes):
                 continue

@@ -1,4 +1,4 @@
-"""The first results of README and docs/speed.md, run as they stand on a folder of images."""
+"""The first results of README and the docs, run as they stand on a folder of images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ import pytest
 import tensorflow as tf
 
 import mobilenets
+from convert.export.litert_quantops import integer_model
+from convert.export.litert_run import LiteModel
+from mobilenets import Variant
 from sample.digits import KEPT, NAMES, digits
 
 ROOT = Path(__file__).parents[2]
 SNIPPET = re.compile(r"<!-- runs in the tests: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
 SNIPPETS = dict(SNIPPET.findall((ROOT / "README.md").read_text(encoding="utf-8")))
 FEATURES = dict(SNIPPET.findall((ROOT / "docs" / "speed.md").read_text(encoding="utf-8")))
+QUANTIZED = dict(SNIPPET.findall((ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")))
 
 
 def write(path: Path, image: np.ndarray) -> None:
@@ -113,3 +117,24 @@ def test_features_once(world: str, folder: Path) -> None:
     accuracies.append(float(run(code, folder).rpartition("held out: ")[2]))
     assert min(accuracies) >= 0.8
     assert index.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_quantized(folder: Path) -> None:
+    """The integers of the model that is trained so recognise new digits as the floats do."""
+    sample = mobilenets.load(ROOT / "sample")
+    names = sorted(NAMES[digit] for digit in KEPT)
+    order = [KEPT.index(NAMES.index(name)) for name in names]
+    mine = sample.with_classes(class_names=names)
+    for ours, theirs in zip(mine.logits.weights, sample.logits.weights, strict=True):
+        ours.assign(theirs.numpy()[..., order])
+    mobilenets.save(mine, folder / "mine")
+    run(SEEDED["keras"](QUANTIZED["quantized"]), folder)
+    quantized = mobilenets.load(folder / "quantized")
+    assert quantized.variant == Variant("mobilenet_v1", 0.25, 64, quantized=True)
+    _, _, images, labels = digits(KEPT)
+    wanted = [order.index(label) for label in labels]
+    before = np.mean(mine.predict(images, verbose=0).argmax(1) == wanted)
+    integers = LiteModel(integer_model(quantized))
+    found = [integers.run(image)[0].argmax() for image in images]
+    assert np.mean(found == np.array(wanted)) >= before - 0.02

@@ -126,7 +126,13 @@ def test_counts_of_the_model(variant: Variant, num_classes: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v1_025_32", "mobilenet_v1_011_32/quantops", "mobilenet_v2_035_32"]
+    "name",
+    [
+        "mobilenet_v1_025_32",
+        "mobilenet_v1_011_32/quantops",
+        "mobilenet_v2_035_32",
+        "mobilenet_v2_035_32/quantops",
+    ],
 )
 @pytest.mark.parametrize("num_classes", [None, 7], ids=["feature_vector", "classification"])
 def test_variables_of_the_model(name: str, num_classes: int | None) -> None:

@@ -24,7 +24,7 @@ from tiers import first_fast
 
 import mobilenets
 from convert.references import simulation
-from mobilenets import DepthwiseSeparable, MobileNet, Variant
+from mobilenets import DepthwiseSeparable, InvertedResidual, MobileNet, Variant
 from mobilenets.quantization import FakeQuantization, QuantizedConvBatchNorm, range_problems
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,9 @@ GOLDEN = {
 }
 all_golden = pytest.mark.parametrize("name", GOLDEN)
 VARIANT = "mobilenet_v1_025_64/quantops"
+V2 = "mobilenet_v2_035_64/quantops"
+# Convolutions and full ones among them; the latter have a regularization loss.
+CONVOLUTIONS = {VARIANT: (27, 14), V2: (52, 35)}
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -317,14 +320,17 @@ class TestTraining:
         assert -22 < lowest < -18
         assert 28 < highest < 32
 
-    def test_every_trainable_variable_has_a_gradient(self, random_images: Callable) -> None:
-        model = MobileNet(VARIANT, 3)
+    @pytest.mark.parametrize("name", CONVOLUTIONS)
+    def test_every_trainable_variable_has_a_gradient(
+        self, name: str, random_images: Callable
+    ) -> None:
+        model = MobileNet(name, 3)
         images = random_images(4, 64)
         model(images, training=True, activation_range_momentum=0.0)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(model(images, training=True) ** 2)
         gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        assert len(gradients) == 27 * 3 + 2
+        assert len(gradients) == CONVOLUTIONS[name][0] * 3 + 2
         for gradient in gradients:
             assert np.isfinite(gradient).all()
             assert np.any(gradient)
@@ -343,10 +349,12 @@ class TestTraining:
         np.testing.assert_allclose(moved, 0.25 * before + 0.75 * first.numpy(), rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MobileNet]:
+@pytest.fixture(scope="module", params=CONVOLUTIONS)
+def saved(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, MobileNet]:
     keras.utils.set_random_seed(2)
-    model = MobileNet(VARIANT, class_names=["a", "b", "c"], activation_range_momentum=0.5)
+    model = MobileNet(request.param, class_names=["a", "b", "c"], activation_range_momentum=0.5)
     images = np.random.default_rng(3).uniform(size=(4, 64, 64, 3)).astype(np.float32)
     model(images, training=True, activation_range_momentum=0.0)
     folder = tmp_path_factory.mktemp("module") / "quantops"
@@ -365,7 +373,7 @@ class TestModule:
     def test_a_training_step_is_the_models(
         self, saved: tuple[Path, MobileNet], random_images: Callable
     ) -> None:
-        folder, _ = saved
+        folder, written = saved
         images = random_images(3, 64)
         arguments = {"activation_range_momentum": 0.25}
         layer = hub.KerasLayer(str(folder), trainable=True, arguments=arguments)
@@ -378,13 +386,14 @@ class TestModule:
         assert all("_quant/" in name for name in changed)
         assert any("/act_quant/max" in name for name in changed)
         found = {v.name.removesuffix(":0"): v.numpy() for v in layer.weights}
-        logits = "MobilenetV1/Logits/"
+        logits = f"{written.name}/Logits/"
         for name, variable in model.slim_variables.items():
             # Dropout moves the logits' range.
             tolerance = 1e-2 if name.startswith(logits) else 1e-6
             np.testing.assert_allclose(found[name], variable.numpy(), tolerance, tolerance, name)
-        assert len(layer.trainable_weights) == 27 * 3 + 2
-        assert len(layer.losses) == 15
+        convolutions, full = CONVOLUTIONS[str(written.variant)]
+        assert len(layer.trainable_weights) == convolutions * 3 + 2
+        assert len(layer.losses) == full + 1
 
     def test_the_first_trace_has_the_variants_size(self, saved: tuple[Path, MobileNet]) -> None:
         module = hub.load(str(saved[0]))
@@ -408,11 +417,76 @@ class TestModule:
         np.testing.assert_array_equal(loaded(images), model(images))
 
 
-class TestRefused:
-    def test_v2(self) -> None:
-        with pytest.raises(ValueError, match="only MobileNet V1 has quantized variants"):
-            MobileNet("mobilenet_v2_100_224/quantops")
+class TestInvertedResidual:
+    """V2: the projection has no activation, and a sum is rounded too."""
 
+    @pytest.fixture
+    def block(self) -> InvertedResidual:
+        block = InvertedResidual(4, scope="MobilenetV2/expanded_conv_2", quantized=True)
+        block.build((None, None, None, 4))
+        random = np.random.default_rng(7)
+        for variable in block.trainable_variables:
+            variable.assign(random.normal(0, 0.4, variable.shape))
+        return block
+
+    def test_names_and_first_ranges(self, block: InvertedResidual) -> None:
+        names = list(block.slim_variables)
+        assert len(names) == 3 * 9 + 2
+        scope = "MobilenetV2/expanded_conv_2"
+        assert names[5:9] == [
+            f"{scope}/expand/{name}"
+            for name in (
+                "weights_quant/min",
+                "weights_quant/max",
+                "act_quant/min",
+                "act_quant/max",
+            )
+        ]
+        assert names[-2:] == [
+            f"{scope}/post_activation_bypass_quant/{end}" for end in ("min", "max")
+        ]
+        found = [v.value.name.removesuffix(":0") for v in block.slim_variables.values()]
+        assert found == names
+        _, _, project = block.convolutions
+        lowest = [float(each.min.numpy()) for each in (project.act_quant, block.sum_quant)]
+        assert lowest == [-6, -6]
+
+    def test_the_sum_is_rounded_in_its_own_range(
+        self, block: InvertedResidual, inputs: np.ndarray
+    ) -> None:
+        inputs = inputs - 3
+        outputs = block(inputs, training=True, momentum=0.0)
+        rounded = block.sum_quant
+        low, high = float(rounded.min.numpy()), float(rounded.max.numpy())
+        last = block.convolutions[-1].act_quant
+        assert (low, high) != (float(last.min.numpy()), float(last.max.numpy()))
+        projected = inputs
+        for convolution in block.convolutions:
+            projected = convolution(projected)
+        total = inputs + projected
+        np.testing.assert_allclose([low, high], [total.numpy().min(), total.numpy().max()], 1e-6)
+        assert len(np.unique(outputs)) <= 256
+        assert np.abs(outputs - total).max() <= 0.501 * (high - low) / 255
+        np.testing.assert_array_equal(block(inputs), outputs)
+
+    @pytest.mark.parametrize("frozen", ["inference", "trainable=False"])
+    def test_what_is_frozen_keeps_its_ranges(
+        self, frozen: str, block: InvertedResidual, inputs: np.ndarray
+    ) -> None:
+        block.trainable = frozen == "inference"
+        before = [v.numpy() for v in block.variables]
+        block(inputs, training=frozen != "inference", momentum=0.0)
+        for variable, value in zip(block.variables, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
+
+    def test_without_a_residual_there_is_no_sum(self) -> None:
+        block = InvertedResidual(4, strides=2, quantized=True)
+        block.build((None, None, None, 4))
+        assert block.sum_quant is None
+        assert len(block.slim_variables) == 27
+
+
+class TestRefused:
     def test_reduced_precision(self) -> None:
         with pytest.raises(ValueError, match="float32; got dtype 'mixed_bfloat16'"):
             MobileNet(VARIANT, dtype="mixed_bfloat16")

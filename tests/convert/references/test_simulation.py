@@ -14,29 +14,39 @@ from closeness import values_of
 from convert.references import simulation
 from mobilenets import MobileNet, Variant
 
-VARIANT = Variant("mobilenet_v1", 0.25, 64, quantized=True)
+VARIANTS = {
+    "MobilenetV1": Variant("mobilenet_v1", 0.25, 64, quantized=True),
+    "MobilenetV2": Variant("mobilenet_v2", 0.35, 64, quantized=True),
+}
 
 
 @pytest.fixture(scope="module")
-def model(randomise: Callable, random_images: Callable) -> MobileNet:
-    model = randomise(MobileNet(VARIANT, 7))
-    model(random_images(4, 64), training=True, activation_range_momentum=0.0)
-    return model
+def models(randomise: Callable, random_images: Callable) -> dict[str, MobileNet]:
+    """By Slim scope, with ranges that fit."""
+    found = {scope: randomise(MobileNet(variant, 7)) for scope, variant in VARIANTS.items()}
+    for model in found.values():
+        model(random_images(4, 64), training=True, activation_range_momentum=0.0)
+    return found
 
 
+@pytest.mark.parametrize("scope", VARIANTS)
 @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
 def test_computes_what_the_layers_do(
-    num_classes: int | None, model: MobileNet, random_images: Callable
+    scope: str,
+    num_classes: int | None,
+    models: dict[str, MobileNet],
+    random_images: Callable,
 ) -> None:
+    model = models[scope]
     images = random_images(3, 64)
     output = model(images, return_endpoints=True)
     if num_classes is None:
-        expected = output["MobilenetV1/global_pool"].numpy()[:, 0, 0]
+        expected = output[f"{scope}/global_pool"].numpy()[:, 0, 0]
     else:
         expected = output["default"].numpy()
-    found = simulation.outputs(VARIANT, values_of(model), num_classes, images)
+    found = simulation.outputs(model.variant, values_of(model), num_classes, images)
     found = found["feature_vector" if num_classes is None else "classification"]
-    step = simulation.step(VARIANT, values_of(model), num_classes)
+    step = simulation.step(model.variant, values_of(model), num_classes)
     assert found.shape == expected.shape
     assert expected.std() > 5 * step
     assert np.abs(found - expected).mean() <= 0.2 * step
@@ -50,12 +60,18 @@ def test_computes_what_the_layers_do(
         "MobilenetV1/Conv2d_2_pointwise/BatchNorm/moving_variance",
         "MobilenetV1/Logits/Conv2d_1c_1x1/weights_quant/min",
         "MobilenetV1/Logits/Conv2d_1c_1x1/act_quant/min",
+        "MobilenetV2/expanded_conv_2/post_activation_bypass_quant/max",
+        "MobilenetV2/expanded_conv_4/project/act_quant/min",
+        "MobilenetV2/expanded_conv_5/depthwise/weights_quant/max",
     ],
 )
-def test_every_variable_counts(name: str, model: MobileNet, random_images: Callable) -> None:
+def test_every_variable_counts(
+    name: str, models: dict[str, MobileNet], random_images: Callable
+) -> None:
+    model = models[name.partition("/")[0]]
     images = random_images(3, 64)
-    expected = simulation.outputs(VARIANT, values_of(model), 7, images)["classification"]
+    expected = simulation.outputs(model.variant, values_of(model), 7, images)["classification"]
     other = values_of(model) | {name: values_of(model)[name] * np.float32(0.8)}
-    found = simulation.outputs(VARIANT, other, 7, images)["classification"]
-    step = simulation.step(VARIANT, values_of(model), 7)
+    found = simulation.outputs(model.variant, other, 7, images)["classification"]
+    step = simulation.step(model.variant, values_of(model), 7)
     assert np.abs(found - expected).mean() > 0.2 * step
