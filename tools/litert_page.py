@@ -2,8 +2,9 @@
 
     python -m tools.litert_page MODULE… --images DIR
 
-rewrites it. It needs weights and photographs that are not part of the project, and measures the
-speed of the machine at hand, so no test checks that the page is current.
+rewrites the table and what is before it; what follows the table stays. It needs weights and
+photographs that are not part of the project, and measures the speed of the machine at hand, so no
+test checks that the page is current.
 """
 
 from __future__ import annotations
@@ -22,40 +23,42 @@ from convert.choices import FLOAT_PRECISIONS
 from convert.errors import ConvertError
 from convert.export.litert_float import float_model
 from convert.export.litert_quantops import integer_model
-from convert.export.litert_run import RUNS, compare
+from convert.export.litert_run import RUNS, LiteModel, Outputs, lite_outputs, source_outputs
 from convert.files import load_images, load_module, write_text
-from convert.image_files import given_images
 from mobilenets import MobileNet
+
+from .comparison import COLUMNS, EXPLAINED, Photographs, cells, module_cells, photographs, row
 
 __all__ = ["page"]
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "litert.md"
+_CALIBRATED = 125
+_END = "<!-- end -->"
 _TEXT = """# LiteRT models of the published weights
 
 Made by `python -m tools.litert_page MODULE… --images DIR`
 with ai-edge-litert {litert}, TensorFlow {tensorflow} and Python {python}, on {count} photographs
-at the evaluation crop, one at a time on one thread of {machine}, with XNNPACK.
+of {classes} ImageNet classes at the evaluation crop, one at a time on one thread of
+{machine}, with XNNPACK.
 
-- Top-1: photographs whose most probable class is the module's.
-- Cosine: the lowest between the model's features and the module's, over all photographs.
-- Probability: the largest difference of a probability, over all classes and photographs.
+{explained}
 - ms: for one image, the median of {runs} runs.
 - XNNPACK: whether XNNPACK computes all of the model.
 
-`int8` is calibrated on one half of the photographs and compared on the other, and vice versa:
-calibration and comparison never share a photograph. Half of these photographs are few for a
-calibration: take a hundred. Quantops modules become `uint8`.
+`int8` is calibrated on {calibrated} photographs of one half and compared on the other half, and
+vice versa: calibration and comparison never share a photograph. Quantops modules become `uint8`.
+Modules without classes have a cosine alone.
 
 """
-_HEADER = ("weights", "precision", "kB", "top-1", "cosine", "probability", "ms", "XNNPACK")
+_HEADER = ("weights", "precision", "kB", *COLUMNS, "ms", "XNNPACK")
 
 
-def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
-    """The page's lines, each as soon as it is known.
+def page(sources: Sequence[str], photos: Photographs) -> Iterator[str]:
+    """The page's lines up to the end of the table, each as soon as it is known.
 
     Args:
       sources: What `mobilenets.load` takes.
-      photos: Image files, two or more.
+      photos: Four or more.
 
     Raises:
       ConvertError: A module or an image cannot be read.
@@ -64,11 +67,14 @@ def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
         litert=version("ai-edge-litert"),
         tensorflow=version("tensorflow"),
         python=platform.python_version(),
-        count=len(photos),
+        count=len(photos.paths),
+        classes=len(np.unique(photos.labels)),
         machine=f"{platform.machine()} ({_processor()})",
+        explained=EXPLAINED,
         runs=RUNS,
+        calibrated=len(_calibration(np.arange(len(photos.paths))[0::2])),
     ).splitlines()
-    yield f"| {' | '.join(_HEADER)} |"
+    yield row(_HEADER)
     yield f"| --- | --- |{' ---: |' * (len(_HEADER) - 3)} --- |"
     named: set[str] = set()
     for source in sources:
@@ -77,38 +83,53 @@ def page(sources: Sequence[str], photos: Sequence[Path]) -> Iterator[str]:
         if name in named:
             name += f", {Path(source).resolve().parent.name}"
         named.add(name)
-        images = load_images(photos, model.variant.image_size)
+        images = load_images(photos.paths, model.variant.image_size)
+        wanted = source_outputs(model, images)
+        yield row((name, "module", "", *module_cells(model, wanted, photos.labels), "", ""))
         for precision in ("uint8",) if model.variant.quantized else FLOAT_PRECISIONS:
-            yield f"| {' | '.join((name, precision, *_cells(model, precision, images)))} |"
+            content, found = _made(model, precision, images)
+            lite = LiteModel(content)
+            yield row(
+                (
+                    name,
+                    precision,
+                    f"{len(content) / 1e3:,.0f}",
+                    *cells(model, found, wanted, photos.labels),
+                    f"{lite.latency():.2f}",
+                    "all" if lite.in_xnnpack else "in part",
+                )
+            )
+    yield _END
 
 
-def _cells(model: MobileNet, precision: str, images: np.ndarray) -> list[str]:
-    if precision == "int8":
-        halves = (images[0::2], images[1::2])
-        contents = [float_model(model, precision, images=half) for half in halves]
-        found = [
-            compare(content, model, half)
-            for content, half in zip(contents, reversed(halves), strict=True)
-        ]
-    else:
-        if precision == "uint8":
-            contents = [integer_model(model)]
-        else:
-            contents = [float_model(model, precision)]
-        found = [compare(contents[0], model, images)]
-    top1, probability = "", ""
-    if model.num_classes is not None:
-        same = sum(round(each.images * (each.top1 or 0)) for each in found)
-        top1 = f"{same} of {len(images)}"
-        probability = f"{max(each.difference for each in found):.1e}"
-    return [
-        f"{len(contents[0]) / 1e3:,.0f}",
-        top1,
-        f"{min(each.cosine for each in found):.5f}",
-        probability,
-        f"{min(each.milliseconds for each in found):.2f}",
-        "all" if all(each.in_xnnpack for each in found) else "in part",
-    ]
+def _made(model: MobileNet, precision: str, images: np.ndarray) -> tuple[bytes, Outputs]:
+    """A LiteRT model, and what models of its kind say of images that they do not know."""
+    logits = model.num_classes is not None
+    if precision != "int8":
+        content = integer_model(model) if precision == "uint8" else float_model(model, precision)
+        return content, lite_outputs(content, images, logits=logits)
+    everything = np.arange(len(images))
+    contents, found = [], []
+    for half, other in ((0, 1), (1, 0)):
+        calibration = images[_calibration(everything[half::2])]
+        contents.append(float_model(model, precision, images=calibration))
+        found.append(lite_outputs(contents[-1], images[other::2], logits=logits))
+    joined = Outputs(*(np.empty((len(images), each.shape[1])) for each in vars(found[0]).values()))
+    for outputs, other in zip(found, (1, 0), strict=True):
+        joined.scores[other::2], joined.features[other::2] = outputs.scores, outputs.features
+    return contents[0], joined
+
+
+def _calibration(half: np.ndarray) -> np.ndarray:
+    """At most `_CALIBRATED` of a half, evenly spaced."""
+    count = min(len(half), _CALIBRATED)
+    return half[np.linspace(0, len(half) - 1, count).round().astype(int)]
+
+
+def _after_the_table(file: Path) -> str:
+    """What is written by hand."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return text.partition(f"{_END}\n")[2]
 
 
 def _processor() -> str:
@@ -126,14 +147,14 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=_PAGE, metavar="FILE")
     options = parser.parse_args(arguments)
     try:
-        photos = given_images(options.images, "images")
-        if len(photos) < 2:
-            raise ConvertError(f"{options.images}: fewer than two images in it")
+        photos = photographs(options.images)
+        if len(photos.paths) < 4:
+            raise ConvertError(f"{options.images}: fewer than four photographs in it")
         lines = []
         for line in page(options.modules, photos):
             print(line, flush=True)
             lines.append(f"{line}\n")
-        write_text(options.output, "".join(lines))
+        write_text(options.output, "".join(lines) + _after_the_table(options.output))
     except ConvertError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

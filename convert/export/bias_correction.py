@@ -1,4 +1,4 @@
-"""Bias correction: undoes the shift of the mean that rounded kernels cause.
+"""Corrects a rounded network: undoes the shift of the mean that rounded kernels cause.
 
 Rounding a kernel shifts the mean of its outputs, and the shifts of all layers are most of a
 MobileNet's loss in 8 bits. Corrected biases cost nothing at run time. Without images, the shift
@@ -10,32 +10,36 @@ is measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from mobilenets import MobileNet, architecture
 
-from .litert_graph import LiteGraph
+from .litert_graph import Convolution, LiteGraph
 from .litert_run import LiteModel, LitePart
+from .weight_rounding import round_kernel
 
-__all__ = ["correct_biases", "expected_inputs"]
+__all__ = ["correct", "expected_inputs"]
 
 
-def correct_biases(
+def correct(
     graph: LiteGraph,
     reference: LiteGraph,
     expected: Sequence[np.ndarray],
     images: np.ndarray | None,
 ) -> None:
-    """Corrects each convolution's biases in turn, so that its mean outputs are the reference's.
+    """Corrects each convolution in turn, so that its mean outputs are the reference's.
+
+    With images, kernels are rounded anew for the inputs that they make; without, and in the logits,
+    for which an image has too few features to measure, the biases alone are corrected.
 
     Args:
       graph: The network to correct.
       reference: The same network in float32.
       expected: The mean of each convolution's inputs, by channel.
-      images: `[number, size, size, 3]` to measure the means on; None takes the expected means.
+      images: `[number, size, size, 3]` to measure on; None takes the expected means.
     """
     measured = None
     if images is not None:
@@ -45,10 +49,11 @@ def correct_biases(
     for ours, theirs, mean in zip(
         graph.convolutions, reference.convolutions, expected, strict=True
     ):
-        # An image has too few features to measure the mean of the logits.
         if measured is None or ours.dense:
             ours.shift_bias(_mean_shift(theirs.kernel, ours.kernel, mean, ours.depthwise))
         else:
+            inputs = measured.inputs(ours)
+            round_kernel(ours, theirs.kernel, inputs, measured.images)
             ours.shift_bias(next(wanted) - measured.mean(ours.output))
             measured.go_past(ours.output)
 
@@ -58,9 +63,13 @@ class _Walk:
 
     At its position it holds the values of the tensors that later operators read, as they are
     stored: one byte each in an 8-bit model.
+
+    Attributes:
+      images: Their number.
     """
 
     def __init__(self, graph: LiteGraph, images: np.ndarray) -> None:
+        self.images = len(images)
         self._graph = graph
         self._position = 0
         model = LiteModel(graph.until([*graph.graph.outputs]))
@@ -77,6 +86,15 @@ class _Walk:
             floats = model.floats(index, output)[0]
             total += floats.mean(tuple(range(floats.ndim - 1)), dtype=np.float64)
         return total / len(self._values)
+
+    def inputs(self, convolution: Convolution) -> Iterator[np.ndarray]:
+        """A convolution's inputs for each image, as floats; moves up to the convolution."""
+        tensor = convolution.input
+        if tensor not in self._values[0]:
+            self.go_past(tensor)
+        (scale,), (zero_point,) = self._graph.quantization(tensor)
+        for values in self._values:
+            yield (values[tensor][0].astype(np.float32) - zero_point) * scale
 
     def go_past(self, tensor: int) -> None:
         """Moves past the operator that computes a tensor; there is no way back."""

@@ -19,11 +19,13 @@ from mobilenets import MobileNet
 from ..choices import FLOAT_PRECISIONS, INTERFACES
 from ..errors import ConvertError
 from ..quiet import held_back
-from .bias_correction import correct_biases, expected_inputs
+from .bias_correction import correct, expected_inputs
+from .equalization import equalize
 from .litert import LiteRTExport, checked_images, write
 from .litert_graph import LiteGraph
 from .litert_run import compare
-from .litert_source import LiteRTSource, opened
+from .litert_source import LiteRTSource, copied, opened
+from .spare_channels import repeat_channels
 
 __all__ = ["Export", "export", "float_model"]
 
@@ -148,6 +150,11 @@ def float_model(
                 "images",
             )
         ranges = _full_range(checked_images(images, size)) * np.float32(inference.white)
+        if module is not None:
+            changed = copied(module)
+            equalize(changed, ranges)
+            repeat_channels(changed)
+            inference = opened(changed, size)
     function = inference.batched
     content = _converted(function, precision, ranges, interface)
     if module is None or precision in ("float32", "float16"):
@@ -178,7 +185,7 @@ def _corrected(
             if ours.depthwise:
                 # With nine weights per channel 8 bits save little, and XNNPACK does not run them.
                 ours.set_kernel(theirs.kernel)
-    correct_biases(graph, reference, expected_inputs(module), images)
+    correct(graph, reference, expected_inputs(module), images)
     return graph.packed()
 
 

@@ -18,6 +18,7 @@ _NUMPY: dict[int, np.dtype[Any]] = {
     schema.TensorType.INT32: np.dtype(np.int32),
     schema.TensorType.INT8: np.dtype(np.int8),
 }
+_FLOAT = schema.TensorType.FLOAT32
 _OPERATOR = schema.BuiltinOperator
 _KERNEL, _BIAS = 1, 2
 _NONE = -1
@@ -58,14 +59,19 @@ class LiteGraph:
         scale = _scale(tensor)
         return values if scale is None else values * scale
 
+    def quantization(self, tensor: int) -> tuple[np.ndarray, np.ndarray]:
+        """The scales and zero points of a tensor's integers."""
+        found = self.graph.tensors[tensor].quantization
+        return np.asarray(found.scale, np.float32), np.asarray(found.zeroPoint)
+
     def add_constant(self, like: Any, values: np.ndarray) -> int:
         """A new constant tensor: integers of the same scale as another's, or float32."""
         tensor = copy.copy(like)
-        if like.type == schema.TensorType.INT32:
-            kept = np.round(values / _scale(like)).astype(np.int32)
-        else:
+        if like.type == _FLOAT:
             kept = values.astype(np.float32)
-            tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
+            tensor.quantization = None
+        else:
+            kept = np.round(values / _scale(like)).astype(_NUMPY[like.type])
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(kept.tobytes(), np.uint8)
         tensor.buffer = len(self.model.buffers)
@@ -97,12 +103,17 @@ class LiteGraph:
         ]
         needed = self.needed(stop)
         outputs = [each for each in made if each in needed]
-        used = {self.graph.tensors[each].buffer for each in (*read, *made) if each >= 0}
+        tensors = {each for each in (*read, *made) if each >= 0}
+        used = {self.graph.tensors[each].buffer for each in tensors}
         model, graph = copy.copy(self.model), copy.copy(self.graph)
         graph.operators = operators
         graph.inputs, graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
-        # Without the weights of other parts: copying them for each part would take quadratic time.
-        empty = schema.BufferT()
+        # Without what is other parts' alone: to write it for each part would take quadratic time.
+        empty, nothing = schema.BufferT(), schema.TensorT()
+        graph.tensors = [
+            each if position in tensors else nothing
+            for position, each in enumerate(self.graph.tensors)
+        ]
         model.buffers = [
             each if position in used else empty for position, each in enumerate(self.model.buffers)
         ]
@@ -198,7 +209,23 @@ class Convolution:
 
     def set_kernel(self, values: np.ndarray) -> None:
         """Stores other weights, in float32."""
+        like = copy.copy(self._constant(_KERNEL))
+        like.type = _FLOAT
+        self.operator.inputs[_KERNEL] = self.owner.add_constant(like, values)
+
+    def store_kernel(self, values: np.ndarray) -> None:
+        """Stores other weights, in integers at the same steps."""
         self.operator.inputs[_KERNEL] = self.owner.add_constant(self._constant(_KERNEL), values)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The distance of two stored weights, by output channel."""
+        return np.asarray(self._constant(_KERNEL).quantization.scale, np.float64)
+
+    @property
+    def strides(self) -> int:
+        """Step in both directions, in pixels."""
+        return self.operator.builtinOptions.strideH
 
     def shift_bias(self, shift: np.ndarray) -> None:
         """Adds to the bias; it stays in integers, or becomes float32."""
@@ -216,7 +243,7 @@ class Convolution:
         tensor.name = f"{_text(kernel.name)}/bias"
         outputs = kernel.shape[-1] if self.depthwise else kernel.shape[0]
         tensor.shape, tensor.shapeSignature = np.array([outputs], np.int32), None
-        tensor.type = schema.TensorType.FLOAT32
+        tensor.type = _FLOAT
         if given.type == schema.TensorType.INT8:
             tensor.type = schema.TensorType.INT32
             tensor.quantization = schema.QuantizationParametersT()

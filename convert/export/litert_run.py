@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,13 @@ __all__ = [
     "Comparison",
     "LiteModel",
     "LitePart",
+    "Outputs",
     "compare",
+    "cosines",
+    "lite_outputs",
     "milliseconds",
     "probabilities",
+    "source_outputs",
 ]
 
 RUNS = 30
@@ -163,38 +167,80 @@ def compare(
       images: `[number, size, size, 3]`, RGB in [0, 1].
       white: As for `LiteModel`.
     """
-    model = LiteModel(content, white)
-    found = _stacked(model.run(image)[0] for image in images)
-    if isinstance(source, MobileNet) and source.num_classes is not None:
-        wanted, expected = (_stacked(each) for each in zip(*_both(source, images), strict=True))
-        graph = LiteGraph(content)
-        inner = LiteModel(graph.until([graph.convolutions[-1].input]))
-        features = _stacked(inner.run(image)[0] for image in images)
-        difference = np.abs(probabilities(found) - probabilities(wanted)).max()
+    logits = isinstance(source, MobileNet) and source.num_classes is not None
+    wanted, found = source_outputs(source, images), lite_outputs(content, images, white, logits)
+    if logits:
+        differences = probabilities(found.scores) - probabilities(wanted.scores)
     else:
-        wanted = _stacked(source(image[np.newaxis]) for image in images)
-        features, expected = found, wanted
-        difference = np.abs(found - wanted).max()
-    classes = not isinstance(source, MobileNet) or source.num_classes is not None
-    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = (features == expected).all(1).astype(np.float64)
-    np.divide((features * expected).sum(1), lengths, out=cosines, where=lengths > 0)
+        differences = found.scores - wanted.scores
+    classes = logits or not isinstance(source, MobileNet)
+    model = LiteModel(content, white)
     return Comparison(
         images=len(images),
-        top1=float(np.mean(found.argmax(1) == wanted.argmax(1))) if classes else None,
-        cosine=float(cosines.min()),
-        difference=float(difference),
+        top1=float(np.mean(found.scores.argmax(1) == wanted.scores.argmax(1))) if classes else None,
+        cosine=float(cosines(found.features, wanted.features).min()),
+        difference=float(np.abs(differences).max()),
         milliseconds=model.latency(),
         in_xnnpack=model.in_xnnpack,
     )
 
 
-def _both(model: MobileNet, images: np.ndarray) -> Iterator[tuple[Any, Any]]:
-    """Logits and features of each image."""
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of images, as float64.
+
+    Attributes:
+      scores: Its outputs, `[images, outputs]`.
+      features: What its logits are computed from, `[images, features]`; the outputs where there
+        are no logits, or where they are not a MobileNet's.
+    """
+
+    scores: np.ndarray
+    features: np.ndarray
+
+
+def lite_outputs(
+    content: bytes, images: np.ndarray, white: int = 1, logits: bool = False
+) -> Outputs:
+    """Runs a LiteRT model.
+
+    Args:
+      content: The contents of the file.
+      images: As for `compare`.
+      white: As for `LiteModel`.
+      logits: Whether the last layer with weights makes logits of features.
+    """
+    model = LiteModel(content, white)
+    scores = features = _stacked(model.run(image)[0] for image in images)
+    if logits:
+        graph = LiteGraph(content)
+        inner = LiteModel(graph.until([graph.convolutions[-1].input]), white)
+        features = _stacked(inner.run(image)[0] for image in images)
+    return Outputs(scores, features)
+
+
+def source_outputs(source: MobileNet | Callable[[np.ndarray], Any], images: np.ndarray) -> Outputs:
+    """Runs what a LiteRT model is made of; arguments as for `compare`."""
+    if not isinstance(source, MobileNet) or source.num_classes is None:
+        scores = _stacked(source(image[np.newaxis]) for image in images)
+        return Outputs(scores, scores)
+    pairs = [_scores_and_features(source, image) for image in images]
+    return Outputs(*map(_stacked, zip(*pairs, strict=True)))
+
+
+def _scores_and_features(model: MobileNet, image: np.ndarray) -> tuple[Any, Any]:
+    # Keeps two of the endpoints alone.
+    endpoints = model(image[np.newaxis], return_endpoints=True)
     pool = f"{architecture.scope(model.variant.family)}/global_pool"
-    for image in images:
-        endpoints = model(image[np.newaxis], return_endpoints=True)
-        yield endpoints["default"], endpoints[pool]
+    return endpoints["default"], endpoints[pool]
+
+
+def cosines(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The cosine of each row with its counterpart; 1 for equal ones, even of zeros."""
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    result = (found == wanted).all(1).astype(np.float64)
+    np.divide((found * wanted).sum(1), lengths, out=result, where=lengths > 0)
+    return result
 
 
 def _stacked(outputs: Iterable[Any]) -> np.ndarray:

@@ -31,6 +31,7 @@ __all__ = [
     "Inference",
     "LiteRTSource",
     "check_size",
+    "copied",
     "opened",
     "read",
     "saved",
@@ -192,11 +193,17 @@ def _is_classifier(path: Path) -> bool:
     )
 
 
-def _of_convolutions(model: MobileNet) -> MobileNet:
-    """A copy without matrix products: LiteRT's delegates are made for convolutions."""
+def copied(model: MobileNet) -> MobileNet:
+    """A model of the same configuration and weights."""
     copy = MobileNet.from_config(model.get_config())
     for ours, theirs in zip(copy.weights, model.weights, strict=True):
         ours.assign(theirs)
+    return copy
+
+
+def _of_convolutions(model: MobileNet) -> MobileNet:
+    """A copy without matrix products: LiteRT's delegates are made for convolutions."""
+    copy = copied(model)
     for convolution in copy.convolutions:
         convolution.as_product = False
     return copy

@@ -42,7 +42,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_process_saves_the_same_again(quick_save: None, tmp_path: Path) -> None:
-    """And of another model, whose variables have other shapes, another file."""
+    """Another model, whose variables have other shapes, gives another file."""
     model = MobileNet("mobilenet_v1_025_64", class_names=["background", "cat"])
     for name in ("one", "other/folder"):
         mobilenets.save(model, tmp_path / name)
