@@ -10,12 +10,15 @@ OFFLINE ?=
 # For publish: where the site of MODELS goes, and where npm has installed @litertjs/core.
 SITE ?= site
 DEMO ?=
+# For fuzz: 1 for the long run, and further arguments, such as --only '*HDF5*/cut'.
+LONG ?=
+FUZZ ?=
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .PHONY: help install test test-slow test-all test-versions check convert-sample convert-all \
-	publish notebooks dist bench clean
+	publish notebooks dist fuzz bench clean
 
 help:  ## the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +70,10 @@ notebooks: $(installed)  ## run the notebooks and store their outputs; CHECK=1 c
 
 dist: $(installed)  ## the wheel and the source archive, in dist/
 	$(bin)/python -m build --no-isolation
+
+fuzz: $(installed)  ## hostile files; LONG=1 also kills and soaks, and writes docs/trust.md
+	PYTHONPATH=tests:. $(bin)/python -m fuzz \
+		$(if $(LONG),--rounds 40 --kills 25 --soak 1 --page) $(FUZZ)
 
 bench: $(installed)  ## measure beside other implementations: benchmarks/RESULTS.md [SECTIONS=…]
 	$(bin)/python -m benchmarks $(SECTIONS)

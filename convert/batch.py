@@ -6,6 +6,8 @@ import concurrent.futures
 import fnmatch
 import functools
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -213,7 +215,20 @@ def _obtained(
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # Not forked: TensorFlow's threads do not survive a fork. This process never loads TensorFlow.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is killed; it would wait for work for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _own(checkpoints: Path | None, name: str) -> Source | None:

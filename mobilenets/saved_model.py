@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mobilenets import weights
 from mobilenets.canonical import canonicalize
 from mobilenets.errors import MobileNetError
 from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
 from mobilenets.parts import L2
 from mobilenets.quantization import RANGE_MOMENTUM
-from mobilenets.writing import written_beside
+from mobilenets.variants import Variant
+from mobilenets.weights import mapping
+from mobilenets.writing import temporary_folder, written_beside
 
 __all__ = ["FORMAT", "config", "is_module", "is_serving", "read", "save", "write"]
 
@@ -43,6 +45,8 @@ _CLASS_NAMES = "class_names.txt"
 _IMAGE_SIZE = "size"
 _IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32, name="inputs")
 _SERVING = "serving"
+# Settings that are shares of 1.
+_SHARES = ("batch_norm_momentum", "activation_range_momentum", "dropout_rate")
 _NOT_TRAINABLE = (
     "this module is for serving and cannot be trained: take the module that it was made from, or "
     "mobilenets.save(model, folder) without trainable=False"
@@ -148,9 +152,9 @@ def _write(
     ]
     if not trainable:
         network.make_constant()
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder("mobilenet-") as temporary:
         if network.class_names:
-            path = Path(temporary) / _CLASS_NAMES
+            path = temporary / _CLASS_NAMES
             path.write_text("".join(f"{name}\n" for name in network.class_names), encoding="utf-8")
             module.class_names = tf.saved_model.Asset(str(path))
         module.__call__ = _callable(
@@ -295,8 +299,26 @@ def is_module(path: str | os.PathLike[str]) -> bool:
 
 
 def config(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of `MobileNet` for the model of a module that `save` wrote."""
-    return json.loads((Path(directory) / _CONFIG).read_text(encoding="utf-8"))
+    """The arguments of `MobileNet` for the model of a module that `save` wrote.
+
+    Raises:
+      MobileNetError: The configuration is damaged.
+    """
+    path = Path(directory)
+    try:
+        found = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "it is not JSON") from error
+    if not isinstance(found, dict) or not isinstance(found.get("variant"), dict):
+        raise _damaged(path, "it has no variant")
+    return found
+
+
+def _damaged(directory: Path, reason: object) -> MobileNetError:
+    text = " ".join(str(reason).split())
+    return MobileNetError(
+        f"{directory}: {_CONFIG.name} is damaged ({text}); copy or download the module again"
+    )
 
 
 def is_serving(directory: str | os.PathLike[str]) -> bool:
@@ -320,7 +342,8 @@ def read(
       activation_range_momentum: In [0, 1], for quantized variants; None takes the saved model's.
 
     Raises:
-      MobileNetError: The module is for serving.
+      MobileNetError: The module is for serving, or damaged; or its variables are not those of the
+        network that it says it is (`weights.WeightsError`).
     """
     path = Path(directory)
     arguments = config(path)
@@ -329,12 +352,38 @@ def read(
             f"{path} is a module for serving, without variables: load the module or the weights "
             "that it was made from"
         )
+    # Before the network is built, which may be of any size.
+    variant, values = _contents(path, arguments)
     if batch_norm_momentum is not None:
         arguments["batch_norm_momentum"] = batch_norm_momentum
     if activation_range_momentum is not None:
         arguments["activation_range_momentum"] = activation_range_momentum
-    model = MobileNet(**arguments, trainable=trainable)
-    module = tf.train.Checkpoint(variables=[v.value for v in model.slim_variables.values()])
-    restored = module.restore(str(path / "variables" / "variables"))
-    restored.assert_existing_objects_matched().expect_partial()
+    try:
+        model = MobileNet(**{**arguments, "variant": variant}, trainable=trainable)
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    mapping.assign(model, values)
     return model
+
+
+def _contents(path: Path, arguments: dict[str, Any]) -> tuple[Variant, dict[str, np.ndarray]]:
+    """The network that a module's configuration speaks of, and the variables' values for it."""
+    try:
+        variant = Variant(**arguments["variant"])
+        shares = [arguments.get(name) for name in _SHARES]
+        if not all(share is None or 0 <= share <= 1 for share in shares):
+            raise ValueError(f"{', '.join(_SHARES)} must be in [0, 1]")
+        names = arguments.get("class_names")
+        if not (names is None or isinstance(names, list)):
+            raise ValueError("class_names must be a list")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _damaged(path, error) from error
+    if not (path / "variables" / "variables.index").is_file():
+        raise MobileNetError(
+            f"{path}: variables/variables.index is missing; copy or download the module again"
+        )
+    found = weights.read(path, os.fspath(path))
+    classes = arguments.get("num_classes") if names is None else len(names)
+    if found.num_classes != classes:
+        raise _damaged(path, f"it speaks of {classes} classes; there are {found.num_classes}")
+    return variant, found.values(found.variant(variant))

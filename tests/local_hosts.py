@@ -8,6 +8,7 @@ import os
 import socket
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +46,8 @@ class Hosts(ThreadingHTTPServer):
       cuts: After how many bytes the first answers with a body end.
       statuses: What the first requests are answered instead; 0 hangs up.
       length: Whether answers tell their length.
+      lie: By how many bytes the length that they tell is too small.
+      silence: For how many seconds nothing follows a cut, before the connection ends.
       asked: The URLs.
     """
 
@@ -56,6 +59,8 @@ class Hosts(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.statuses: list[int] = []
         self.length = True
+        self.lie = 0
+        self.silence = 0.0
         self.asked: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -96,11 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         if hosts.length:
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Content-Length", str(len(answer) - hosts.lie))
         self.end_headers()
         cut = hosts.cuts.pop(0) if hosts.cuts and len(answer) > 2 else len(answer)
         with contextlib.suppress(OSError):
             self.wfile.write(answer[:cut])
+        if cut < len(answer):
+            time.sleep(hosts.silence)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

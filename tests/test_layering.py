@@ -42,7 +42,8 @@ APART = ["errors", "published", "images", "writing", "canonical", "_version"]
 # The same within the package of weights; a reader uses no other.
 READERS = [reader.__name__.rpartition(".")[2] for reader in readers.READERS]
 KERAS = ["keras_hdf5", "keras_layout", "keras_names", "keras_config"]
-WEIGHTS = ["errors", "identify", "mapping", "contents", "bundle", *KERAS, *READERS, "readers"]
+BUNDLES = ["bundle_index", "bundle"]
+WEIGHTS = ["errors", "identify", "mapping", "contents", *BUNDLES, *KERAS, *READERS, "readers"]
 # Within the package that fetches: what each room may use. The network's knows no cache and no hash,
 # an archive's room no network.
 FETCHING: dict[str, set[str]] = {

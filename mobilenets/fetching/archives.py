@@ -15,7 +15,7 @@ from mobilenets.errors import MobileNetError
 from mobilenets.fetching.errors import ArchiveError, FetchError, not_writable, reason
 from mobilenets.writing import written_beside
 
-__all__ = ["has_archive_name", "is_archive", "root", "unpack", "unpacked"]
+__all__ = ["has_archive_name", "is_archive", "is_whole", "root", "unpack", "unpacked"]
 
 _CHUNK = 1 << 16
 # The largest published archive unpacks to about 0.2 GB and ten files; anything near these is no
@@ -43,6 +43,16 @@ def has_archive_name(name: str) -> bool:
 def is_archive(path: Path) -> bool:
     """Whether a file begins as an archive does, whatever its name."""
     return _is_gzip(path) or tarfile.is_tarfile(path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an archive can be read to its end."""
+    try:
+        _read_through(path)
+        with tarfile.open(path, "r:gz" if _is_gzip(path) else "r:") as tar:
+            return sum(1 for _ in tar) > 0
+    except _DAMAGED:
+        return False
 
 
 def unpack(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
 from mobilenets.fetching import urls
-from mobilenets.writing import written_beside
+from mobilenets.writing import remove_abandoned, written_beside
 
 try:
     import fcntl
@@ -55,9 +54,7 @@ def locked(target: str | os.PathLike[str]) -> Iterator[None]:
     with path.with_name(f"{path.name}.lock").open("a") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Only this process may write here now: these are of one that was killed.
-            for left in path.parent.glob(f".{path.name}.*"):
-                shutil.rmtree(left, ignore_errors=True)
+            remove_abandoned(f".{path.name}.", path.parent)
         yield
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import tempfile
 from pathlib import Path
 
 from mobilenets.fetching import cache_folder, network, urls
 from mobilenets.fetching.errors import FetchError, reason
 from mobilenets.published import Source
+from mobilenets.writing import temporary_folder
 
 __all__ = ["at_hand", "newest"]
 
@@ -44,8 +44,8 @@ def newest(source: Source, *, offline: bool = False) -> Source:
         return found
     if offline or network.offline():
         raise FetchError(f"{source.url} is not in the cache, and this is offline")
-    with tempfile.TemporaryDirectory(prefix="mobilenet-") as folder:
-        file = Path(folder, "index.json")
+    with temporary_folder("mobilenet-") as folder:
+        file = folder / "index.json"
         network.download(source.index, file, lambda done, total: None)
         return _listed(source, file)
 

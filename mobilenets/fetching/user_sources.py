@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mobilenets.fetching import archives, cache_folder, urls
 from mobilenets.fetching.errors import FetchError
 from mobilenets.fetching.files import fetch
 from mobilenets.published import Source
+from mobilenets.writing import temporary_folder
 
 __all__ = ["asked_for", "local"]
 
@@ -41,9 +41,9 @@ def local(source: str | os.PathLike[str]) -> Iterator[Path]:
         repository = asked.what == _HUGGING_FACE
         name = os.fspath(_repository(asked) if repository else fetch(asked))
     if archives.has_archive_name(name) and os.path.isfile(name):
-        with tempfile.TemporaryDirectory(prefix="mobilenet-") as folder:
+        with temporary_folder("mobilenet-") as folder:
             archives.unpack(name, folder)
-            yield archives.root(Path(folder))
+            yield archives.root(folder)
     else:
         yield Path(name)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from mobilenets.weights import bundle_index
 from mobilenets.weights.errors import WeightsError, first_few
 
 __all__ = ["Checkpoint", "find", "first_few", "is_there"]
@@ -44,18 +45,17 @@ class Checkpoint:
         self.source = source or str(prefix)
         self._files = _files(self.prefix, self.source)
         try:
+            # TensorFlow gets an index that is sound, or it would end the process.
+            self._index = bundle_index.read(self._files[0])
             self._reader = tf.compat.v1.train.NewCheckpointReader(str(self.prefix))
-            shapes = self._reader.get_variable_to_shape_map()
-            dtypes = self._reader.get_variable_to_dtype_map()
         except _UNREADABLE as error:
             raise WeightsError(
                 f"{self.source}: {self._files[0].name} is damaged or not a checkpoint's index "
                 f"({_reason(error)}); copy or download it again"
             ) from error
-        self.shapes: dict[str, tuple[int, ...]] = {
-            key: tuple(shapes[key]) for key in sorted(shapes)
-        }
-        self.dtypes: dict[str, str] = {key: dtypes[key].name for key in self.shapes}
+        entries = self._index.entries
+        self.shapes: dict[str, tuple[int, ...]] = {key: entries[key].shape for key in entries}
+        self.dtypes: dict[str, str] = {key: entries[key].dtype for key in entries}
 
     def read(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
         """Reads the values of these variables only.
@@ -68,6 +68,7 @@ class Checkpoint:
             if key not in self.shapes:
                 raise WeightsError(f"{self.source} holds no variable {key}")
             try:
+                self._check(key, _is_number)
                 values[key] = np.asarray(self._reader.get_tensor(key))
             except _UNREADABLE as error:
                 unreadable.append(key)
@@ -88,12 +89,36 @@ class Checkpoint:
         if key not in self.shapes:
             raise WeightsError(f"{self.source} holds no variable {key}")
         try:
+            self._check(key, lambda dtype: dtype == tf.string)
+            self._check_string(key)
             return bytes(self._reader.get_tensor(key))
         except _UNREADABLE as error:
             raise WeightsError(
                 f"{self.source}: cannot read {key}: the data file is incomplete or damaged "
                 f"({_reason(error)}); copy or download it again"
             ) from error
+
+    def _check(self, key: str, is_wanted: Callable[[tf.DType], bool]) -> None:
+        """Raises ValueError for a value of another kind, or that the data files cannot hold."""
+        entry = self._index.entries[key]
+        if not is_wanted(tf.as_dtype(entry.dtype)):
+            raise ValueError(f"its dtype is {entry.dtype}")
+        size = sum(path.stat().st_size for path in self._files[1:])
+        shard = self._shard(entry)
+        if entry.bytes > size or (not entry.sliced and entry.end > shard.stat().st_size):
+            raise ValueError("it ends too early")
+
+    def _check_string(self, key: str) -> None:
+        """Raises ValueError for a string of another length than it says: TensorFlow believes it."""
+        entry = self._index.entries[key]
+        with self._shard(entry).open("rb") as file:
+            file.seek(entry.start)
+            stored = file.read(entry.end - entry.start)
+        if entry.shape or entry.sliced or not bundle_index.is_string(stored):
+            raise ValueError("it is no string")
+
+    def _shard(self, entry: bundle_index.Entry) -> Path:
+        return Path(f"{self.prefix}.data-{entry.shard:05}-of-{self._index.shards:05}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,7 +139,11 @@ class Checkpoint:
 
 
 # get_tensor raises IndexError where the data file ends too early.
-_UNREADABLE = (tf.errors.OpError, IndexError, RuntimeError, ValueError)
+_UNREADABLE = (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError)
+
+
+def _is_number(dtype: tf.DType) -> bool:
+    return dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype.is_complex
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,9 @@ keeps the operation that read the variable: an `Identity` called `<name>/read`.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,7 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2
 
 from mobilenets import architecture
 from mobilenets.weights.contents import Weights
-from mobilenets.weights.errors import WeightsError
+from mobilenets.weights.errors import WeightsError, first_few
 from mobilenets.weights.identify import family_of, is_variable
 
 __all__ = ["EXPECTED", "read", "recognises"]
@@ -35,6 +37,8 @@ _CONSTANTS = "constants of operations"
 _NODE, _NAME, _OPERATION = 0x0A, 0x0A, 0x12
 _OPERATIONS = re.compile(rb"[A-Z_][A-Za-z0-9_>]*")
 _LONGEST = 4096
+# Protocol Buffers' limit for a message.
+_MOST_BYTES = 2 << 30
 
 
 def recognises(path: Path) -> bool:
@@ -90,6 +94,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
       WeightsError: Moving averages are requested; or the file is not a GraphDef, holds no
         MobileNet V1 or V2, or has folded batch norms.
     """
+    size = path.stat().st_size
     graph = _parsed(path, source)
     if selection == "averages":
         raise WeightsError(
@@ -99,6 +104,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
     family = family_of(source, (node.name for node in graph.node), "a MobileNet's frozen graph")
     scope = architecture.scope(family)
     constants = {node.name: node for node in graph.node if node.op == "Const"}
+    _refuse_doubled(source, graph)
     shapes = {name: _shape(node) for name, node in constants.items()}
     names = [name for name in constants if is_variable(family, name)]
     _refuse_folded(source, scope, names, constants)
@@ -124,7 +130,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
             leftovers.setdefault(_LAYERS, []).append(name)
 
     def values(wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        return {name: _value(constants[name], source) for name in wanted}
+        return {name: _value(constants[name], source, size) for name in wanted}
 
     return Weights(
         source=source,
@@ -146,6 +152,8 @@ def _parsed(path: Path, source: str) -> graph_pb2.GraphDef:
         raise WeightsError(
             f"{source} is a SavedModel's graph, and its variables lie beside it: name its folder"
         )
+    if path.stat().st_size > _MOST_BYTES:
+        raise WeightsError(f"{source} is larger than 2 GiB, which no GraphDef can be")
     graph = graph_pb2.GraphDef()
     try:
         graph.ParseFromString(path.read_bytes())
@@ -158,6 +166,13 @@ def _parsed(path: Path, source: str) -> graph_pb2.GraphDef:
             "copy or download it again"
         )
     return graph
+
+
+def _refuse_doubled(source: str, graph: graph_pb2.GraphDef) -> None:
+    """Raises WeightsError if a name has two constants, of which either could be meant."""
+    counts = Counter(node.name for node in graph.node if node.op == "Const")
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise WeightsError(f"{source} holds several constants called {first_few(doubled)}")
 
 
 def _refuse_folded(
@@ -191,10 +206,18 @@ def _shape(node: node_def_pb2.NodeDef) -> tuple[int, ...]:
     return tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
 
 
-def _value(node: node_def_pb2.NodeDef, source: str) -> np.ndarray:
+def _value(node: node_def_pb2.NodeDef, source: str, size: int) -> np.ndarray:
+    tensor = node.attr["value"].tensor
+    # TensorFlow reads zeros where there is no value, and repeats a single one.
+    claimed = math.prod(_shape(node)) * max(_dtype(node).size, 1)
+    if claimed > size or not (tensor.tensor_content or tensor.float_val):
+        raise WeightsError(
+            f"{source}: {node.name} has no values for its dtype and shape; "
+            "copy or download it again"
+        )
     try:
-        return tf.make_ndarray(node.attr["value"].tensor)
-    except (TypeError, ValueError) as error:
+        return tf.make_ndarray(tensor)
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{source}: the value of {node.name} does not fit its dtype and shape; "
             "copy or download it again"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mobilenets import architecture
 from mobilenets.variants import FAMILIES, VARIANTS, Variant
-from mobilenets.weights.errors import NoMobileNetError, WeightsError, first_few
+from mobilenets.weights.errors import NoMobileNetError, WeightsError, first_few, shape_text
 
 __all__ = ["family_of", "identify", "is_range", "is_variable", "multiplier_of"]
 
@@ -266,7 +266,7 @@ def _misfits(shapes: Shapes, family: str, multiplier: float) -> list[str]:
     """Describes the kernels whose shapes differ from those of a multiplier."""
     expected = _expected_kernel_shapes(family, multiplier)
     return [
-        f"{name}: expected {list(expected[name])}, found {list(shape)}"
+        f"{name}: expected {shape_text(expected[name])}, found {shape_text(shape)}"
         for name, shape in shapes.items()
         if shape != expected[name]
     ]

@@ -38,7 +38,6 @@ _BEFORE = "layers before the network"
 _IMAGENET_CLASSES = 1000
 # Shares of plausible values: a trained batch norm's gamma is rarely negative, its beta often.
 _MOSTLY = 0.9
-_MOST_CLASSES = 1_000_000
 
 
 def recognises(path: Path) -> bool:
@@ -90,8 +89,6 @@ def read(path: Path, source: str, selection: str) -> Weights:
     dense, biases = keras_names.logits_names(network.family)
     if len(shapes.get(dense, ())) == 2:
         shapes[dense] = (1, 1, *shapes[dense])
-    if shapes.get(dense, (0,))[-1] > _MOST_CLASSES:
-        raise WeightsError(f"{source} claims {shapes[dense][-1]} classes, which is impossible")
 
     def values(names: Iterable[str]) -> dict[str, np.ndarray]:
         wanted = {name: keys[name] for name in names}

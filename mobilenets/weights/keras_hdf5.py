@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -111,15 +112,27 @@ def read_datasets(path: Path, source: str, keys: Iterable[str]) -> dict[str, np.
         values = {}
         for key in keys:
             dataset = file[key]
-            claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-            # Unwritten or compressed data may expand to any size.
-            held = dataset.id.get_storage_size()
-            if claimed > max(held, 1) * _MOST_EXPANSION or claimed > _MOST_BYTES:
-                raise WeightsError(
-                    f"{source}: {key} claims {claimed} bytes, but the file holds {held}"
-                )
+            _check(dataset, key, source)
             values[key] = np.asarray(dataset[()])
         return values
+
+
+def _check(dataset: h5py.Dataset, key: str, source: str) -> None:
+    """Raises WeightsError for values that HDF5 would make up, or convert from another format."""
+    if dataset.shape is None:
+        raise WeightsError(f"{source}: {key} holds nothing")
+    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    held = dataset.id.get_storage_size()
+    # Values that were never written read as zeros; compressed ones may expand to any size.
+    if dataset.chunks is None:
+        lacking = held < claimed
+    else:
+        chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+        lacking = claimed > max(held, 1) * _MOST_EXPANSION or dataset.id.get_num_chunks() < chunks
+    if lacking or claimed > _MOST_BYTES:
+        raise WeightsError(f"{source}: {key} claims {claimed} bytes, but the file holds {held}")
+    if dataset.dtype == np.float32 and not dataset.id.get_type().equal(h5py.h5t.IEEE_F32LE):
+        raise WeightsError(f"{source}: {key} has another format of numbers than float32")
 
 
 def contents(file: h5py.File, source: str) -> tuple[dict[str, tuple[int, ...]], list[str]]:
@@ -128,6 +141,7 @@ def contents(file: h5py.File, source: str) -> tuple[dict[str, tuple[int, ...]], 
     groups: list[str] = []
     seen = {h5py.h5o.get_info(file.id).addr}
     waiting = [("", file["/"])]
+    stored: list[tuple[int, int, str]] = []
     while waiting:
         prefix, group = waiting.pop()
         for name in group:
@@ -150,4 +164,12 @@ def contents(file: h5py.File, source: str) -> tuple[dict[str, tuple[int, ...]], 
                 if member.external or member.is_virtual:
                     raise WeightsError(f"{source}: {path} has its values in another file")
                 shapes[path] = tuple(member.shape or ())
+                if (start := member.id.get_offset()) is not None:
+                    stored.append((start, start + member.id.get_storage_size(), path))
+    stored.sort()
+    for (_, end, path), (start, _, other) in itertools.pairwise(stored):
+        if start < end:
+            raise WeightsError(
+                f"{source}: {path} and {other} have the same bytes; copy or download it again"
+            )
     return dict(sorted(shapes.items())), sorted(groups)

@@ -10,9 +10,11 @@ from mobilenets import architecture
 from mobilenets.model import MobileNet
 from mobilenets.quantization import range_problems
 from mobilenets.variants import Variant
-from mobilenets.weights.errors import WeightsError
+from mobilenets.weights.errors import WeightsError, shape_text
 
 __all__ = ["assign", "checked"]
+
+_MOST_CLASSES = 1_000_000
 
 
 def checked(
@@ -40,20 +42,22 @@ def checked(
       WeightsError: Variables are missing, left over, mis-shaped or not finite, or ranges that
         8 bits cannot quantize; the message lists every one.
     """
+    if num_classes is not None and num_classes > _MOST_CLASSES:
+        raise WeightsError(f"{source} claims {num_classes} classes, which is impossible")
     expected = architecture.variables(variant, num_classes)
     problems = [
-        f"{name}: missing, expected {_shape(shape)}"
+        f"{name}: missing, expected {shape_text(shape)}"
         for name, shape in expected.items()
         if name not in shapes
     ]
     left_over = {name: shape for name, shape in shapes.items() if name not in expected}
     problems += [
-        f"{name}: left over, found {_shape(shape)}"
+        f"{name}: left over, found {shape_text(shape)}"
         for name, shape in [*left_over.items(), *unknown.items()]
     ]
     common = [name for name in expected if name in shapes]
     problems += [
-        f"{name}: expected {_shape(expected[name])}, found {_shape(shapes[name])}"
+        f"{name}: expected {shape_text(expected[name])}, found {shape_text(shapes[name])}"
         for name in common
         if tuple(shapes[name]) != expected[name]
     ]
@@ -68,10 +72,6 @@ def checked(
         count = f"{len(problems)} variable{'s' if len(problems) > 1 else ''}"
         raise WeightsError(f"{source} does not fit {variant}: {count}\n  " + "\n  ".join(problems))
     return values
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _fault(value: np.ndarray) -> str:

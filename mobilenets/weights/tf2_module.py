@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -141,16 +142,23 @@ def read(path: Path, source: str, selection: str) -> Weights:
 class _Variable:
     """A variable of the object graph: TensorFlow's name, key, shape and NumPy dtype.
 
-    The path is the shortest one through the objects that passes no optimizer, with TensorFlow's own
-    escapes; None for an optimizer's own variable. Keys may lead through an optimizer, which holds
-    the variables that it trains.
+    Its place is on the shortest path through the objects that passes no optimizer; None for an
+    optimizer's own variable. Keys may lead through an optimizer, which holds the variables that it
+    trains.
     """
 
     name: str
     key: str
     shape: tuple[int, ...]
     dtype: str
-    path: str | None
+    place: _Place | None
+
+
+class _Place(NamedTuple):
+    """The number of the object that holds an object, and the name of the attribute there."""
+
+    owner: int
+    attribute: str
 
 
 def _saved(checkpoint: Checkpoint) -> list[_Variable]:
@@ -166,7 +174,7 @@ def _saved(checkpoint: Checkpoint) -> list[_Variable]:
         raise WeightsError(
             f"{checkpoint.source}: the object graph is damaged; copy or download it again"
         ) from error
-    paths = dict(_paths(graph))
+    places = _places(graph)
     variables: dict[str, _Variable] = {}
     missing: list[str] = []
     for number, node in enumerate(graph.nodes):
@@ -178,7 +186,7 @@ def _saved(checkpoint: Checkpoint) -> list[_Variable]:
                 missing.append(key)
                 continue
             shape, dtype = checkpoint.shapes[key], checkpoint.dtypes[key]
-            variables[key] = _Variable(value.full_name, key, shape, dtype, paths.get(number))
+            variables[key] = _Variable(value.full_name, key, shape, dtype, places.get(number))
     if missing:
         raise WeightsError(
             f"{checkpoint.source}: the object graph refers to missing variables: "
@@ -187,23 +195,21 @@ def _saved(checkpoint: Checkpoint) -> list[_Variable]:
     return list(variables.values())
 
 
-def _paths(
-    graph: trackable_object_graph_pb2.TrackableObjectGraph,
-) -> Iterator[tuple[int, str]]:
-    """The number of each object outside optimizers, and its shortest path there."""
-    seen, level = {0}, [(0, "")] if graph.nodes else []
+def _places(graph: trackable_object_graph_pb2.TrackableObjectGraph) -> dict[int, _Place]:
+    """Where each object outside optimizers is, by its number."""
+    found = {0: _Place(0, "")}
+    level = [0] if graph.nodes else []
     while level:
-        yield from level
         below = []
-        for number, path in level:
+        for number in level:
             for child in graph.nodes[number].children:
-                if child.node_id in seen or child.node_id >= len(graph.nodes):
+                if child.node_id in found or not 0 <= child.node_id < len(graph.nodes):
                     continue
                 if not _is_optimizer(graph.nodes[child.node_id]):
-                    seen.add(child.node_id)
-                    name = child.local_name.replace(".", "..").replace("/", ".S")
-                    below.append((child.node_id, f"{path}/{name}" if path else name))
+                    found[child.node_id] = _Place(number, child.local_name)
+                    below.append(child.node_id)
         level = below
+    return found
 
 
 def _is_optimizer(
@@ -215,7 +221,7 @@ def _is_optimizer(
 
 def _category(variable: _Variable) -> str | None:
     """The category of a variable that training left behind; None for a layer's variable."""
-    if _SLOT in variable.key or variable.path is None:
+    if _SLOT in variable.key or variable.place is None:
         return _SLOTS
     if "keras_api/metrics/" in variable.key or (
         variable.shape == () and variable.name.rpartition("/")[2] in ("total", "count")
@@ -243,12 +249,11 @@ def _logits(
     if f"{logits}/weights" in shapes:
         return {}
     # Keras 3 tracks a Dense layer's kernel as `_kernel`.
-    paths = {each.key: each.path or "" for each in layers}
-    parts = {re.sub("^_", "", paths[each.key].rpartition("/")[2]): each for each in layers}
+    parts = {re.sub("^_", "", each.place.attribute): each for each in layers if each.place}
     if len(layers) != 2 or parts.keys() != {"kernel", "bias"}:
         return {}
     kernel, bias = parts["kernel"], parts["bias"]
-    one = paths[kernel.key].rpartition("/")[0] == paths[bias.key].rpartition("/")[0]
+    one = kernel.place and bias.place and kernel.place.owner == bias.place.owner
     if not one or len(bias.shape) != 1 or kernel.shape != (features, *bias.shape):
         return {}
     return {

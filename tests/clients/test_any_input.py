@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -215,6 +217,37 @@ def test_other_shapes_are_refused(shape: tuple, training: bool, loaded: Callable
     for call in (lambda x: of.hub(x, training=training), unknown):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
             call(tf.zeros(shape))
+
+
+WAYS: dict[str, Callable[[Loaded], Callable]] = {
+    "native": lambda of: of.native,
+    "in training": lambda of: lambda images: of.native(images, training=True),
+    "predict": lambda of: lambda images: of.native.predict(images, verbose=0),
+    "function": lambda of: tf.function(lambda images: of.native(images), autograph=False),
+    "functional": lambda of: (
+        lambda images: keras.Model(
+            image := keras.Input(images.shape[1:], dtype=images.dtype.name), of.native(image)
+        )(images)
+    ),
+    "module": lambda of: of.hub,
+    "signature": lambda of: lambda images: of.signature(images=tf.constant(images)),
+}
+
+
+@pytest.mark.parametrize("way", first_fast(WAYS))
+def test_whatever_else_is_no_image_is_refused(way: str, loaded: Callable) -> None:
+    """Ranks, channels and dtypes, drawn at random: none gives a result."""
+    chance = random.Random(0)
+    call = WAYS[way](loaded(V1, 7))
+    for _ in range(25):
+        rank = chance.choice((1, 2, 3, 4, 4, 4, 5))
+        shape = [chance.choice((1, 2, 40)) for _ in range(rank)]
+        shape[-1] = chance.choice((0, 1, 2, 4, 6, 40) if rank == 4 else (1, 3))
+        dtype = "float32"
+        if rank == 4 and chance.random() < 0.5:
+            shape[-1], dtype = 3, chance.choice(("uint8", "int8", "int64", "bool", "complex64"))
+        with pytest.raises((ValueError, TypeError, tf.errors.InvalidArgumentError)):
+            pytest.fail(f"{shape}, {dtype}: {call(np.zeros(shape, dtype))}")
 
 
 class TestEmptyBatch:

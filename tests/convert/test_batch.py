@@ -1,7 +1,12 @@
 """Many checkpoints: found or fetched, converted side by side, one failure stopping nothing."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -16,6 +21,7 @@ from convert.errors import ConvertError
 from mobilenets.fetching import FetchError, fetch, unpacked
 from mobilenets.published import KINDS, archives, sources
 
+ROOT = Path(__file__).parents[2]
 SMALL = "mobilenet_v1_025_*"
 
 
@@ -200,6 +206,35 @@ def test_a_dead_pool_is_replaced(checkpoints, conversions, monkeypatch):
     pools = iter([Dying(1), ThreadPoolExecutor(1)])
     monkeypatch.setattr(batch, "_pool", lambda jobs: next(pools))
     assert [status for status, _ in run(checkpoints).values()].count("converted") == 3
+
+
+def test_workers_end_with_a_killed_parent():
+    """Each holds the other ends of the pipes that it reads from, and would wait for ever."""
+    program = (
+        "import os, time\n"
+        "from convert import batch\n"
+        "if __name__ == '__main__':\n"
+        "    print(batch._pool(1).submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(600):
+        if not _is_running(worker):
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker goes on")
+
+
+def _is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,20 @@ def replaced_by_another(folder):
     ("damage", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "no such folder"),
-        (lambda folder: shutil.rmtree(folder / "variables"), "is not a module that can be loaded"),
-        (lambda folder: (folder / "variables/variables.index").write_bytes(b"x" * 99), "is not a"),
+        (lambda folder: shutil.rmtree(folder / "variables"), "variables.index is missing"),
+        (
+            lambda folder: (folder / "variables/variables.index").write_bytes(b"x" * 99),
+            "variables.index is damaged",
+        ),
         (replaced_by_another, "was not written by mobilenets"),
-        (lambda folder: (folder / "assets.extra/mobilenet.json").write_text("{"), "is not a"),
-        (lambda folder: (folder / "assets.extra/mobilenet.json").write_text("{}"), "is not a"),
+        (
+            lambda folder: (folder / "assets.extra/mobilenet.json").write_text("{"),
+            "mobilenet.json is damaged",
+        ),
+        (
+            lambda folder: (folder / "assets.extra/mobilenet.json").write_text("{}"),
+            "mobilenet.json is damaged",
+        ),
     ],
     ids=["absent", "no variables", "index", "another SavedModel", "no JSON", "no variant"],
 )

@@ -320,7 +320,7 @@ class TestTraining:
         assert -22 < lowest < -18
         assert 28 < highest < 32
 
-    @pytest.mark.parametrize("name", CONVOLUTIONS)
+    @pytest.mark.parametrize("name", first_fast(CONVOLUTIONS))
     def test_every_trainable_variable_has_a_gradient(
         self, name: str, random_images: Callable
     ) -> None:
@@ -349,7 +349,7 @@ class TestTraining:
         np.testing.assert_allclose(moved, 0.25 * before + 0.75 * first.numpy(), rtol=1e-5)
 
 
-@pytest.fixture(scope="module", params=CONVOLUTIONS)
+@pytest.fixture(scope="module", params=first_fast(CONVOLUTIONS))
 def saved(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, MobileNet]:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
 from closeness import cosines
+from tiers import first_fast
 
 import mobilenets
 from mobilenets import MobileNet, Variant
@@ -23,7 +24,7 @@ def batches(random_images: Callable) -> np.ndarray:
     return np.stack([random_images(4, 64), 0.5 * random_images(4, 64)])
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=first_fast(NAMES), ids=NAMES)
 def model(request: pytest.FixtureRequest, randomise: Callable) -> MobileNet:
     model = randomise(MobileNet(request.param, class_names=["a", "b", "c"], dropout_rate=0.3))
     assert isinstance(model, MobileNet)
@@ -98,6 +99,7 @@ def test_a_constant_channel_does_not_stretch_the_range(
     np.testing.assert_array_equal(layer.kernel.numpy(), kernel)
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_frozen_and_have_ranges(
     batches: np.ndarray, randomise: Callable
 ) -> None:

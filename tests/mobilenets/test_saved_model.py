@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from closeness import assert_equal_values, values_of
+from refusals import refused
 from tiers import first_fast
 
 import mobilenets
-from mobilenets import MobileNet, Variant
+from mobilenets import MobileNet, MobileNetError, Variant
+from mobilenets.weights import WeightsError
 
 Images = Callable[..., np.ndarray]
 Module = Callable[..., Path]
@@ -447,3 +450,71 @@ def test_class_names_are_an_asset(named: Path, tmp_path: Path) -> None:
 def test_unnamed_classes_have_no_asset(module: Module, loaded: Callable[..., Any]) -> None:
     assert not hasattr(loaded(V1, 7), "class_names")
     assert not (module(V1, 7) / "assets" / "class_names.txt").exists()
+
+
+def damaged(change: Callable[[dict[str, Any]], None], module: Path, tmp_path: Path) -> Path:
+    """A copy of a module with a changed configuration."""
+    copy = tmp_path / "module"
+    shutil.copytree(module, copy)
+    file = copy / "assets.extra" / "mobilenet.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("variant"), "it has no variant"),
+        (lambda c: c.update(variant=7), "it has no variant"),
+        (lambda c: c["variant"].update(family="mobilenet_v9"), "family must be one of"),
+        (lambda c: c["variant"].update(image_size="x"), "mobilenet.json is damaged"),
+        (lambda c: c["variant"].update(depth_multiplier=float("nan")), "depth_multiplier must be"),
+        (lambda c: c["variant"].update(more=1), "more"),
+        (lambda c: c.update(batch_norm_momentum=2), r"must be in \[0, 1\]"),
+        (lambda c: c.update(dropout_rate="x"), "mobilenet.json is damaged"),
+        (lambda c: c.update(num_classes=10**12), "speaks of 1000000000000 classes; there are 7"),
+        (lambda c: c.update(num_classes=None), "speaks of None classes; there are 7"),
+        (lambda c: c.update(class_names=["a"] * 6), "speaks of 6 classes; there are 7"),
+        (lambda c: c.update(class_names="a"), "class_names must be a list"),
+        (lambda c: c.update(no_such=1), "mobilenet.json is damaged .*no_such"),
+        (lambda c: c.update(trainable=True), "mobilenet.json is damaged .*trainable"),
+        (lambda c: c["variant"].update(depth_multiplier=9.99), "expected depth multiplier 9.99"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(
+    change: Callable, message: str, module: Module, tmp_path: Path
+) -> None:
+    with refused(message, MobileNetError):
+        mobilenets.load(damaged(change, module(V1, 7), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000], ids=["", "{", "list", "utf-8", "deep"]
+)
+def test_a_configuration_that_is_none_is_refused(
+    content: bytes, module: Module, tmp_path: Path
+) -> None:
+    folder = damaged(lambda config: None, module(V1, 7), tmp_path)
+    (folder / "assets.extra" / "mobilenet.json").write_bytes(content)
+    with refused("mobilenet.json is damaged", MobileNetError):
+        mobilenets.load(folder)
+
+
+def test_damaged_variables_are_refused(module: Module, tmp_path: Path) -> None:
+    folder = damaged(lambda config: None, module(V1, 7), tmp_path)
+    data = folder / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 1
+    data.write_bytes(content)
+    with refused("cannot read .*: the data file is incomplete or damaged"):
+        mobilenets.load(folder)
+
+
+def test_variables_that_are_not_finite_are_refused(quick_save: None, tmp_path: Path) -> None:
+    model = MobileNet(Variant(V1, 0.25, 64))
+    model.convolutions[0].batch_norm.gamma.assign([np.nan] * 8)
+    mobilenets.save(model, tmp_path / "module")
+    with pytest.raises(WeightsError, match="8 of 8 values NaN or infinite"):
+        mobilenets.load(tmp_path / "module")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,9 +63,23 @@ def test_the_target_moves_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (sorted(moved), moved[-1]) == (["a", "b", "c"], "b")
 
 
+def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "module"
+    target.mkdir()
+    (target / "file").write_text("old")
+    # What is there in between, were there two steps.
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("the target is absent now"))
+    with written_beside(target) as folder:
+        (folder / "module").mkdir()
+        (folder / "module" / "file").write_text("new")
+    assert names(tmp_path) == ["module"]
+    assert (target / "file").read_text() == "new"
+
+
 def test_an_older_folder_survives_a_failed_replacement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mobilenets.writing._exchanged", lambda one, other: False)
     target = tmp_path / "module"
     target.mkdir()
     (target / "file").write_text("old")
@@ -83,3 +102,70 @@ def test_an_older_folder_survives_a_failed_replacement(
 def test_where_nothing_can_be_written(target: str) -> None:
     with pytest.raises(OSError), written_beside(target) as folder:  # noqa: PT011
         (folder / "file").write_text("")
+
+
+@contextlib.contextmanager
+def writing(target: Path, then: str = "") -> Iterator[subprocess.Popen]:
+    """A process that is about to write the target."""
+    program = f"""
+import sys, time
+from convert import light
+from mobilenets import writing
+with writing.written_beside(sys.argv[1]) as folder:
+    (folder / "file").write_text("half")
+    {then}
+    print("begun", flush=True)
+    time.sleep(100)
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, target], stdout=subprocess.PIPE, cwd=root, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+    with writing(tmp_path / "target"):
+        pass
+    (left,) = names(tmp_path)
+    assert left.startswith(".target.")
+    with writing(tmp_path / "target"):
+        (live,) = names(tmp_path)
+        assert live != left
+        with written_beside(tmp_path / "target") as folder:
+            (folder / "target").write_text("whole")
+        assert names(tmp_path) == [live, "target"]
+
+
+def test_what_a_killed_process_was_about_to_replace_is_back(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    moved = "import os; os.rename(sys.argv[1], folder.parent / 'old' / 'target')"
+    with writing(tmp_path / "target", moved):
+        pass
+    assert "target" not in names(tmp_path)
+    with pytest.raises(KeyError), written_beside(tmp_path / "target"):
+        raise KeyError
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_folder_that_another_process_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making and locking it."""
+    makes, made = tempfile.mkdtemp, []
+
+    def make(*arguments: object) -> str:
+        made.append(makes(*arguments))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr("tempfile.mkdtemp", make)
+    with written_beside(tmp_path / "target") as folder:
+        (folder / "target").write_text("whole")
+    assert (names(tmp_path), len(made)) == (["target"], 2)

@@ -11,9 +11,8 @@ import pytest
 from refusals import refused
 from tiers import first_fast
 
-from convert.errors import ConvertError
 from convert.publish.modules import endpoints, find
-from mobilenets import MobileNet, Variant, published
+from mobilenets import MobileNet, MobileNetError, Variant, published
 
 V1, V2, QUANT = "mobilenet_v1_025_128", "mobilenet_v2_035_96", "mobilenet_v1_025_128/quantops"
 
@@ -71,9 +70,9 @@ def test_what_cannot_be_published(wrong: str, module: Callable[..., Path], tmp_p
         "twice": "are both mobilenet_v1_025_128/feature_vector",
         "half": r"variables\.index is missing",
         "old": "was written by an earlier version",
-        "damaged": "holds a damaged configuration",
+        "damaged": "mobilenet.json is damaged",
     }[wrong]
-    with refused(reason, ConvertError):
+    with refused(reason, MobileNetError):
         find(models)
 
 

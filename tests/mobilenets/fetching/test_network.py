@@ -85,6 +85,23 @@ def test_a_silent_server_is_reported(site: Hosts, monkeypatch: pytest.MonkeyPatc
     assert f"cannot download {URL}: timed out" in refusal(SOURCE)
 
 
+def test_a_server_that_falls_silent_midway_is_asked_again(
+    site: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_TIMEOUT", 0.2)
+    site.cuts, site.silence = [150_000], 1.0
+    assert fetch(SOURCE).read_bytes() == BODY
+    assert site.asked == [URL] * 2
+
+
+@pytest.mark.parametrize("source", [SOURCE, UNKNOWN], ids=["known hash", "first use"])
+def test_a_length_that_is_too_small_is_not_believed(source: Source, site: Hosts) -> None:
+    """What the client takes for the whole is the beginning alone."""
+    site.lie = 100
+    assert URL in refusal(source)
+    assert cached() == {}
+
+
 def test_a_proxy_from_the_environment_is_used(site: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOBILENETS_HOSTS")
     monkeypatch.setenv("http_proxy", site.url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +188,73 @@ class TestErrors:
         (tmp_path / "graph.pb").write_bytes(graph.SerializeToString())
         with refused("holds no constants of MobilenetV1/…: it is not frozen"):
             weights.open(tmp_path / "graph.pb").__enter__()
+
+    @pytest.fixture
+    def biases(self, tmp_path: Path) -> Callable[[Callable], Path]:
+        """`biases(change)`: a graph with a changed constant, the biases of the logits."""
+
+        def biases(change: Callable[[graph_pb2.GraphDef, Any], None]) -> Path:
+            path = frozen_graph(tmp_path / "frozen.pb", network("mobilenet_v1", 0.25, 5))
+            graph = graph_pb2.GraphDef.FromString(path.read_bytes())
+            change(graph, next(n for n in graph.node if n.op == "Const" and "biases" in n.name))
+            path.write_bytes(graph.SerializeToString())
+            return path
+
+        return biases
+
+    def test_a_name_twice(self, biases: Callable) -> None:
+        with refused("holds several constants called MobilenetV1/Logits/Conv2d_1c_1x1/biases"):
+            weights.open(biases(lambda graph, node: graph.node.add().CopyFrom(node))).__enter__()
+
+    def test_a_constant_without_values_is_not_zeros(self, biases: Callable) -> None:
+        path = biases(lambda graph, node: node.attr["value"].tensor.ClearField("tensor_content"))
+        with weights.open(path) as found, refused("biases has no values for its dtype and shape"):
+            found.values(V1)
+
+    def test_values_of_another_kind(self, biases: Callable) -> None:
+        def resources(graph: graph_pb2.GraphDef, node: Any) -> None:
+            node.attr["value"].tensor.dtype = tf.variant.as_datatype_enum
+
+        with weights.open(biases(resources)) as found, refused("biases does not fit its dtype"):
+            found.values(V1)
+
+    @pytest.mark.parametrize(
+        ("classes", "message"),
+        [(10**6, "biases has no values|weights has no values"), (10**9, "claims 1000000000 clas")],
+        ids=["gigabyte", "terabyte"],
+    )
+    def test_one_value_does_not_fill_a(self, classes: int, message: str, tmp_path: Path) -> None:
+        path = frozen_graph(tmp_path / "frozen.pb", network("mobilenet_v1", 0.25, 5))
+        graph = graph_pb2.GraphDef.FromString(path.read_bytes())
+        for node in graph.node:
+            if node.op == "Const" and "/Logits/" in node.name:
+                tensor = node.attr["value"].tensor
+                tensor.tensor_shape.dim[-1].size = classes
+                tensor.ClearField("tensor_content")
+                tensor.float_val.append(1)
+        path.write_bytes(graph.SerializeToString())
+        with weights.open(path) as found, refused(message):
+            found.values(V1)
+
+    @pytest.mark.parametrize("variant", [None, V1], ids=["unknown", "known"])
+    def test_thousands_of_dimensions_are_not_listed(
+        self, variant: Variant | None, tmp_path: Path
+    ) -> None:
+        path = frozen_graph(tmp_path / "frozen.pb", network("mobilenet_v1", 0.25, 5))
+        graph = graph_pb2.GraphDef.FromString(path.read_bytes())
+        node = next(node for node in graph.node if node.name == "MobilenetV1/Conv2d_0/weights")
+        for _ in range(3000):
+            node.attr["value"].tensor.tensor_shape.dim.add(size=1)
+        path.write_bytes(graph.SerializeToString())
+        with weights.open(path) as found, pytest.raises(WeightsError) as error:
+            found.values(found.variant(variant))
+        assert "found [3, 3, 3, 8, 1, 1, 1, 1, … of 3004]" in str(error.value)
+
+    def test_a_file_that_no_graph_can_be(self, tmp_path: Path) -> None:
+        with (tmp_path / "frozen.pb").open("wb") as file:
+            file.truncate(1 << 40)
+        with refused("larger than 2 GiB, which no GraphDef can be"):
+            weights.open(tmp_path / "frozen.pb").__enter__()
 
     def test_every_fault_is_listed(self, tmp_path: Path) -> None:
         values = network("mobilenet_v1", 0.25)

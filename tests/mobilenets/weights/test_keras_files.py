@@ -692,6 +692,52 @@ class TestErrors:
         with refused("kernel claims 262144 bytes, but the file holds 0"):
             opened(file)
 
+    @pytest.mark.parametrize("chunks", [None, (4,)], ids=["contiguous", "one chunk of two"])
+    def test_few_values_that_were_never_written(self, file: Path, chunks: tuple | None) -> None:
+        with h5py.File(file, "r+") as group:
+            parent = group["model_weights/conv1_bn/conv1_bn"]
+            del parent["beta"]
+            parent.create_dataset("beta", (8,), "f4", chunks=chunks)
+            if chunks:
+                parent["beta"][:4] = 1
+        with refused("conv1_bn/beta claims 32 bytes, but the file holds"):
+            opened(file)
+
+    def test_two_variables_with_the_same_bytes(self, file: Path) -> None:
+        """An address with a flipped bit leads to other values, which are as plausible."""
+        with h5py.File(file) as group:
+            one, other = (
+                group[f"model_weights/{name}/{name}/beta"].id.get_offset().to_bytes(8, "little")
+                for name in ("conv_dw_1_bn", "conv1_bn")
+            )
+        content = file.read_bytes()
+        assert content.count(one) == 1
+        file.write_bytes(content.replace(one, other))
+        with refused("conv1_bn/beta .*have the same bytes"):
+            opened(file)
+
+    def test_numbers_that_hdf5_would_convert(self, file: Path) -> None:
+        kind = h5py.h5t.IEEE_F32LE.copy()
+        # A mantissa of 22 bits.
+        kind.set_fields(31, 23, 8, 0, 22)
+        with h5py.File(file, "r+") as group:
+            key = "model_weights/conv1_bn/conv1_bn/beta"
+            del group[key]
+            space = h5py.h5s.create_simple((8,))
+            h5py.h5d.create(group.id, key.encode(), kind, space).write(
+                h5py.h5s.ALL, h5py.h5s.ALL, np.ones(8, np.float32)
+            )
+        with refused("conv1_bn/beta has another format of numbers than float32"):
+            opened(file)
+
+    def test_a_variable_without_a_shape(self, file: Path) -> None:
+        with h5py.File(file, "r+") as group:
+            key = "model_weights/conv1_bn/conv1_bn/beta"
+            del group[key]
+            group[key] = h5py.Empty("f4")
+        with weights.open(file) as found, pytest.raises(WeightsError, match=r"found \[\]"):
+            found.values(V1)
+
     def test_all_faults_are_listed(self, file: Path) -> None:
         with h5py.File(file, "r+") as group:
             for layer, name in (("conv_pw_2", "kernel"), ("conv_dw_3_bn", "gamma")):

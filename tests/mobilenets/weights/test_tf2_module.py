@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import tensorflow as tf
 from closeness import equal, values_of
 from refusals import refused
 from slim_checkpoints import DATA, INDEX, constants, network, some_values, written
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tiers import first_fast, slow
 from weight_formats import hub_module, plausible
 
@@ -365,6 +367,28 @@ class TestErrors:
         )
         with refused(rf"holds several MobileNets: {name} is in a/.* and in b/"):
             weights.open(objects.save(tmp_path / "ckpt")).__enter__()
+
+    @pytest.mark.parametrize("number", [-1, -5, -(2**31), 2**31 - 1])
+    def test_objects_that_are_not_there(self, number: int, tmp_path: Path) -> None:
+        graph = trackable_object_graph_pb2.TrackableObjectGraph()
+        graph.nodes.add().children.add(node_id=number, local_name="child")
+        values = {tf2_module._OBJECT_GRAPH: np.array(graph.SerializeToString(), object)}
+        with refused("is not a MobileNet's"):
+            weights.open(written(tmp_path, "ckpt", values)).__enter__()
+
+    def test_objects_within_objects_take_no_room(self, tmp_path: Path) -> None:
+        """The names along all the paths would be 50 gigabytes."""
+        graph = trackable_object_graph_pb2.TrackableObjectGraph()
+        for number in range(10_000):
+            graph.nodes.add().children.add(node_id=number + 1, local_name="n" * 1000)
+        values = {tf2_module._OBJECT_GRAPH: np.array(graph.SerializeToString(), object)}
+        tracemalloc.start()
+        try:
+            with refused("is not a MobileNet's"):
+                weights.open(written(tmp_path, "ckpt", values)).__enter__()
+            assert tracemalloc.get_traced_memory()[1] < 200 << 20
+        finally:
+            tracemalloc.stop()
 
     def test_damaged_object_graph(self, tmp_path: Path) -> None:
         values = {tf2_module._OBJECT_GRAPH: np.array(b"\x0a\xff no graph", object)}
