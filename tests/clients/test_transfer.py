@@ -84,11 +84,10 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory, inference_alone: Callable) -> Path:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped sample's features, which were trained on the digits 0 to 4."""
     path = tmp_path_factory.mktemp("sample") / "feature_vector"
-    with inference_alone():
-        mobilenets.save(mobilenets.load(SAMPLE).with_classes(None), path)
+    mobilenets.save(mobilenets.load(SAMPLE).with_classes(None), path)
     return path
 
 
