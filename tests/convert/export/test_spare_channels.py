@@ -90,6 +90,24 @@ def test_rounding_costs_less(family: str, network: Callable, random_images: Call
     assert noise(repeated(model)) < 0.4 * noise(model)
 
 
+@pytest.mark.parametrize("family", ["mobilenet_v1", "mobilenet_v2"])
+def test_shifts_are_taken_back(family: str, network: Callable, random_images: Callable) -> None:
+    """Where ReLU6 clips nothing, except at borders."""
+    model, images = network(family), 2 * random_images(2, SIZE) - 1
+    first, depthwise, last = model.convolutions[:3]
+    for convolution in (first, depthwise):
+        convolution.batch_norm.gamma.assign(0.1 * convolution.batch_norm.gamma)
+        convolution.batch_norm.beta.assign(0 * convolution.batch_norm.beta + 3)
+    # Its own channels all live.
+    last.batch_norm.beta.assign(0 * last.batch_norm.beta + 1)
+    kill(model, {0: DEAD[family][0]})
+    ours, theirs = (
+        each.convolutions[2](each.convolutions[1](each.convolutions[0](images))).numpy()
+        for each in (repeated(model), model)
+    )
+    np.testing.assert_allclose(ours[:, 1:-1, 1:-1], theirs[:, 1:-1, 1:-1], rtol=0, atol=1e-5)
+
+
 def test_without_dead_channels_nothing_changes(randomise: Callable) -> None:
     model = randomise(MobileNet(Variant("mobilenet_v1", 0.25, SIZE)), seed=5)
     for ours, theirs in zip(repeated(model).get_weights(), model.get_weights(), strict=True):
