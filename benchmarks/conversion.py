@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,31 +31,36 @@ def random_checkpoint(name: str, folder: Path) -> Path:
     return prefix
 
 
-# A forked process starts with its parent's peak memory, so a small process does the measuring.
-_MEASURE = """
-import resource, subprocess, sys, time
-start = time.perf_counter()
-code = subprocess.run(
-    sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-).returncode
-seconds = time.perf_counter() - start
-print(code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)
-"""
-
-
 def _run(*arguments: str | Path) -> tuple[float, float]:
     """Seconds of a `python -m convert …`, and the largest process's memory in GB."""
     command = [sys.executable, "-m", "convert", *map(str, arguments)]
-    measured = subprocess.run(
-        [sys.executable, "-c", _MEASURE, *command],
+    start, largest = time.perf_counter(), 0
+    # A session of its own, to find the processes that it starts.
+    with subprocess.Popen(
+        command,
         cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout.split()
-    if measured[0] != "0":
-        raise RuntimeError(f"{' '.join(command)} failed with {measured[0]}")
-    return float(measured[1]), float(measured[2])
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            largest = max(largest, *_memory_of_session(process.pid))
+            time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}")
+    return time.perf_counter() - start, largest / 1e6
+
+
+def _memory_of_session(leader: int) -> Iterator[int]:
+    """The most that each process of a session has had resident so far, in kB."""
+    yield 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == leader:
+                status = (folder / "status").read_text()
+                yield int(status.partition("VmHWM:")[2].split()[0])
+        except (OSError, IndexError):
+            pass  # It has ended.
 
 
 def one(name: str) -> tuple[float, float]:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import fnmatch
 import functools
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from mobilenets.names import reason
 from mobilenets.published import KINDS, Source, archives, by_hand
 
 from .errors import ConvertError
+from .processes import Processes
 
 __all__ = ["Outcome", "convert_all", "matching"]
 
@@ -136,7 +133,6 @@ def convert_all(
 
     def advance(attempt: _Attempt) -> None:
         """Starts the conversion of the next available source, or gives up."""
-        nonlocal pool
         for source in attempt.sources:
             attempt.source = source
             try:
@@ -153,12 +149,7 @@ def convert_all(
                 task = functools.partial(
                     _convert, files[_FOR_BOTH], str(output), attempt.name, source
                 )
-            try:
-                future = pool.submit(task)
-            except BrokenProcessPool:
-                pool = _pool(jobs)
-                future = pool.submit(task)
-            running[future] = attempt
+            running[pool.submit(task)] = attempt
             return
         advice = by_hand(attempt.name, "classification")
         settle(Outcome(attempt.name, "missing", f"{'; '.join(attempt.failures)}; {advice}"))
@@ -213,22 +204,9 @@ def _obtained(
     )
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Not forked: TensorFlow's threads do not survive a fork. This process never loads TensorFlow.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent is killed; it would wait for work for ever."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _pool(jobs: int) -> Processes:
+    # This process never loads TensorFlow.
+    return Processes(jobs, [f"{__package__}.quiet", f"{__package__}.conversion"])
 
 
 def _own(checkpoints: Path | None, name: str) -> Source | None:
@@ -287,8 +265,6 @@ def _outcome(attempt: _Attempt, future: Future[_Modules]) -> Outcome:
         modules = future.result()
     except (MobileNetError, OSError) as error:
         return Outcome(name, "failed", str(error))
-    except BrokenProcessPool:
-        return Outcome(name, "failed", "the converting process died, perhaps for lack of memory")
     except Exception as error:
         return Outcome(name, "failed", f"{type(error).__name__}: {error}")
     made = "fetched" if attempt.source and attempt.source.what == MIRROR else "converted"

@@ -1,14 +1,8 @@
 """Many checkpoints: found or fetched, converted side by side, one failure stopping nothing."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -18,6 +12,7 @@ from mirrors import index_of
 from convert import batch
 from convert.batch import convert_all, matching
 from convert.errors import ConvertError
+from convert.processes import ProcessDiedError
 from mobilenets.fetching import FetchError, fetch, unpacked
 from mobilenets.published import KINDS, archives, sources
 
@@ -94,7 +89,7 @@ def test_outcomes_are_in_the_tables_order(checkpoints, conversions):
         (OSError("disk"), ("failed", "disk")),
         (RuntimeError("odd"), ("failed", "RuntimeError: odd")),
         (
-            BrokenProcessPool(),
+            ProcessDiedError("the converting process died, perhaps for lack of memory"),
             ("failed", "the converting process died, perhaps for lack of memory"),
         ),
         ([(False, 1e-5), (False, 2e-5)], ("unchanged", "2.0e-05")),
@@ -196,45 +191,6 @@ def test_every_outcome_is_told_as_it_comes(checkpoints, conversions):
     told = []
     run(checkpoints, on_outcome=lambda outcome: told.append(outcome.variant))
     assert len(told) == 4
-
-
-def test_a_dead_pool_is_replaced(checkpoints, conversions, monkeypatch):
-    class Dying(ThreadPoolExecutor):
-        def submit(self, *_):
-            raise BrokenProcessPool
-
-    pools = iter([Dying(1), ThreadPoolExecutor(1)])
-    monkeypatch.setattr(batch, "_pool", lambda jobs: next(pools))
-    assert [status for status, _ in run(checkpoints).values()].count("converted") == 3
-
-
-def test_workers_end_with_a_killed_parent():
-    """Each holds the other ends of the pipes that it reads from, and would wait for ever."""
-    program = (
-        "import os, time\n"
-        "from convert import batch\n"
-        "if __name__ == '__main__':\n"
-        "    print(batch._pool(1).submit(os.getpid).result(), flush=True)\n"
-        "    time.sleep(100)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        worker = int(parent.stdout.readline())
-        parent.kill()
-    for _ in range(600):
-        if not _is_running(worker):
-            return
-        time.sleep(0.05)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker goes on")
-
-
-def _is_running(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,12 @@ DEFECTS = (
         f"{_WRITING}::test_a_folder_is_replaced_in_one_step",
     ),
     (
+        "the error for a tensor of 999 dimensions took as many words",
+        "tests/mobilenets/weights/test_hugging_face.py::test_a_tensors_entry",
+    ),
+    (
         "the workers of `convert all` waited for ever after their parent was killed",
-        "tests/convert/test_batch.py::test_workers_end_with_a_killed_parent",
+        "tests/convert/test_processes.py::test_processes_end_with_a_killed_parent",
     ),
 )
 """What was wrong, and the test."""
