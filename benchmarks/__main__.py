@@ -14,6 +14,7 @@ import gc
 import platform
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -42,8 +43,9 @@ TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
 FEATURES = ("mobilenet_v1_025_128", "mobilenet_v2_035_128", "mobilenet_v1_100_224")
 STEPS = 4
 # At batch 1 a round is milliseconds, at batch 32 up to seconds.
-ROUNDS = {1: 60, 32: 12}
-_TURNS = {1: 20, 32: 4}
+ROUNDS = {1: 60, 32: 9}
+# Of a process with other threads: turns, and the calls of one.
+_TURNS = {1: (20, 10), 32: (6, 2)}
 _HERE = Path(__file__).resolve().parent
 
 Times = Mapping[str, list[float]]
@@ -154,7 +156,7 @@ def _predict() -> Iterator[str]:
     yield "Four batches each. `module` is a `hub.KerasLayer`, `native` is `mobilenets.load(dir)`.\n"
     rows = {
         f"{name}, batch 32": _measure(
-            f"predict {name}", functools.partial(contenders.predictions, name, 32), 8
+            f"predict {name}", functools.partial(contenders.predictions, name, 32), 6
         )
         for name in VARIANTS
     }
@@ -165,7 +167,7 @@ def _steps(measure: Callable[..., Mapping[str, Callable]]) -> Iterator[str]:
     """Steps of training: what a function of `contenders` gives for each network."""
     rows = {
         f"{name}, batch 32": _measure(
-            f"{measure.__name__} {name}", functools.partial(measure, name, 32, STEPS), 12
+            f"{measure.__name__} {name}", functools.partial(measure, name, 32, STEPS), 7
         )
         for name in TRAINED
     }
@@ -199,7 +201,7 @@ def _loading() -> Iterator[str]:
     yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, `hub.load` of a module"
     yield "for serving, and `tf_keras.models.load_model` of a SavedModel of tf_keras's network.\n"
     rows = {
-        name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 6)
+        name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 4)
         for name in VARIANTS
     }
     yield from _table(rows)
@@ -230,11 +232,13 @@ def _threads() -> Iterator[str]:
     for name in VARIANTS:
         for batch in BATCHES:
             size = mobilenets.Variant.parse(name).image_size
-            with threads.contenders(contenders.module(name), batch, size) as runs:
-                rows[f"{name}, batch {batch}"] = _measure(
-                    f"threads {name} batch {batch}", lambda runs=runs: runs, _TURNS[batch]
-                )
-    yield from _table(rows, per=threads.CALLS, base="default")
+            turns, calls = _TURNS[batch]
+            with threads.contenders(contenders.module(name), batch, size, calls) as runs:
+                times = _measure(f"threads {name} batch {batch}", lambda runs=runs: runs, turns)
+            rows[f"{name}, batch {batch}"] = {
+                each: [seconds / calls for seconds in found] for each, found in times.items()
+            }
+    yield from _table(rows, base="default")
 
 
 def _features() -> Iterator[str]:
@@ -251,7 +255,7 @@ def _features() -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for name in FEATURES:
         print(f"features {name}", flush=True)
-        times, cpu = interleave_with_cpu(photographs.contenders(name, folder), 12)
+        times, cpu = interleave_with_cpu(photographs.contenders(name, folder), 5)
         cells = []
         for each in ("batches", "keras"):
             busy = statistics.median(
@@ -301,13 +305,15 @@ What limits them: [docs/speed.md](../docs/speed.md).
 
 
 def _main(chosen: Sequence[str]) -> None:
-    """Measures the chosen sections anew, and keeps the others as they are."""
+    """Measures the chosen sections anew, and keeps the others as they are, absent ones too."""
     path = _HERE / "RESULTS.md"
     older = path.read_text(encoding="utf-8") if path.exists() else ""
     kept = dict(re.findall(r"^## (.*?)\n+(.*?)(?=^## |\Z)", older, re.MULTILINE | re.DOTALL))
     for name, (title, section) in _SECTIONS.items():
-        if name in chosen or title not in kept:
+        if name in chosen:
+            start = time.monotonic()
             kept[title] = "\n".join((*_environment(), "", *section()))
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         titles = [title for title, _ in _SECTIONS.values() if title in kept]
         sections = [f"## {title}\n\n{kept[title].strip()}\n" for title in titles]
         path.write_text("\n".join((_INTRODUCTION, *sections)), encoding="utf-8")

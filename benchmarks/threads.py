@@ -4,7 +4,7 @@ The pools cannot be changed once TensorFlow has started. The processes stand by 
 
     python -m benchmarks.threads MODULE BATCH SIZE INTRA INTER
 
-runs one of them: it answers each line of standard input with a line, after some calls.
+runs one of them: it answers each line of standard input, a number, after so many calls.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["CALLS", "SETTINGS", "contenders"]
+__all__ = ["SETTINGS", "contenders"]
 
 SETTINGS: Mapping[str, tuple[int, int]] = {
     "default": (0, 0),
@@ -24,22 +24,24 @@ SETTINGS: Mapping[str, tuple[int, int]] = {
     "2 intra, 1 inter": (2, 1),
 }
 """Threads within an operation, and operations at a time; 0 leaves it to TensorFlow."""
-CALLS = 10
-"""Calls of a turn: the first ones find the processor's caches full of another process's."""
 
 
 @contextlib.contextmanager
-def contenders(module: Path, batch: int, size: int) -> Iterator[dict[str, Callable[[], None]]]:
-    """For each setting a function that has its process call the module `CALLS` times.
+def contenders(
+    module: Path, batch: int, size: int, calls: int
+) -> Iterator[dict[str, Callable[[], None]]]:
+    """For each setting a function that has its process call the module.
 
     Args:
       module: A module's folder.
       batch: Number of images.
       size: Height and width of the images, in pixels.
+      calls: How many, one after the other: the first ones find the processor's caches full of
+        another process's data.
     """
     with contextlib.ExitStack() as stack:
         yield {
-            name: _asking(stack.enter_context(_process(module, batch, size, *threads)))
+            name: _asking(stack.enter_context(_process(module, batch, size, *threads)), calls)
             for name, threads in SETTINGS.items()
         }
 
@@ -55,13 +57,13 @@ def _process(module: Path, batch: int, size: int, intra: int, inter: int) -> sub
     )
 
 
-def _asking(process: subprocess.Popen[str]) -> Callable[[], None]:
+def _asking(process: subprocess.Popen[str], calls: int) -> Callable[[], None]:
     assert process.stdin is not None
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
     def ask() -> None:
-        stdin.write("\n")
+        stdin.write(f"{calls}\n")
         stdin.flush()
         if not stdout.readline():
             raise RuntimeError(f"{process.args} ended with {process.wait()}")
@@ -80,8 +82,8 @@ def _serve(module: str, batch: int, size: int, intra: int, inter: int) -> None:
     images = tf.random.stateless_uniform([batch, size, size, 3], [0, 0])
     loaded = tf.saved_model.load(module)
     call = tf.function(lambda images: loaded(images))
-    for _ in sys.stdin:
-        for _ in range(CALLS):
+    for calls in sys.stdin:
+        for _ in range(int(calls)):
             call(images).numpy()
         print(flush=True)
 

@@ -86,7 +86,7 @@ def test_loading() -> None:
 
 
 def test_a_process_for_each_setting_of_threads(capfd: pytest.CaptureFixture[str]) -> None:
-    with threads.contenders(contenders.module(NAMES[0]), 1, 64) as runs:
+    with threads.contenders(contenders.module(NAMES[0]), 1, 64, 2) as runs:
         assert list(runs) == list(threads.SETTINGS)
         for run in (*runs.values(), *runs.values()):
             run()
@@ -97,7 +97,7 @@ def test_a_process_that_ends_is_no_figure(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(threads, "SETTINGS", {"default": (0, 0)})
     with (
         pytest.raises(RuntimeError, match="ended with 1"),
-        threads.contenders(tmp_path, 1, 64) as runs,
+        threads.contenders(tmp_path, 1, 64, 2) as runs,
     ):
         runs["default"]()
 

@@ -80,6 +80,7 @@ def test_sections_that_are_not_measured_stay(
         lines = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").splitlines()
         return [line for line in lines if line.startswith(("## ", "figure", "# "))]
 
-    assert written() == ["# Measured", "## Title a", "figure one", "## Title b", "figure two"]
-    assert written("a") == ["# Measured", "## Title a", "figure three", "## Title b", "figure two"]
+    assert written("b") == ["# Measured", "## Title b", "figure one"]
+    assert written("a") == ["# Measured", "## Title a", "figure two", "## Title b", "figure one"]
+    assert written("a") == ["# Measured", "## Title a", "figure three", "## Title b", "figure one"]
     assert "RESULTS.md" in capsys.readouterr().out
