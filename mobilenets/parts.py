@@ -155,7 +155,7 @@ def endpoint(outputs: tf.Tensor, split: bool | Split) -> tuple[tf.Tensor, tf.Ten
 
 
 def checked(inputs: tf.Tensor, channels: int, name: str) -> tf.Tensor:
-    """Returns the inputs if they are `[batch, height, width, channels]`.
+    """Returns the inputs if they are `[batch, height, width, channels]` and have pixels.
 
     For another number of channels TensorFlow's kernels give wrong results; for another rank they
     end the process. A shape that is still unknown is checked when the operation runs.
@@ -166,7 +166,7 @@ def checked(inputs: tf.Tensor, channels: int, name: str) -> tf.Tensor:
     shape = inputs.shape
     if shape.rank is None or (shape.rank == 4 and shape[-1] is None):
         return tf.ensure_shape(inputs, [None, None, None, channels])
-    if shape.rank != 4 or shape[-1] != channels:
+    if shape.rank != 4 or shape[-1] != channels or 0 in shape[1:3].as_list():
         raise ValueError(
             f"{name} takes [batch, height, width, {channels}], got {_words(shape)}"
             f"{_advice(shape.as_list(), channels)}"
@@ -192,6 +192,8 @@ def _words(shape: tf.TensorShape) -> str:
 
 
 def _advice(shape: list[int | None], channels: int) -> str:
+    if len(shape) == 4 and 0 in shape[1:3]:
+        return ": height and width are 1 pixel or more"
     if len(shape) == 4 and shape[1] == channels:
         return ": channels come last, tf.transpose(images, [0, 2, 3, 1]) puts them there"
     if len(shape) == 3 and shape[-1] == channels:

@@ -79,8 +79,16 @@ def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool
     Raises:
       FileExistsError: The folder holds something else.
       OSError: The disk is full or not writable. Nothing is left half-written.
+      ValueError: A variable holds NaN or infinity: training diverged. In a graph, TensorFlow's
+        fused ReLU6 can turn NaN into numbers that look like results.
     """
     values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
+    strange = [name for name, value in values.items() if not np.isfinite(value).all()]
+    if strange:
+        raise ValueError(
+            f"{len(strange)} of {len(values)} variables hold NaN or infinity, the first is "
+            f"{strange[0]}: training diverged; save the weights of an earlier epoch"
+        )
     write(_arguments(model), values, directory, trainable=trainable)
 
 

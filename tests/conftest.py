@@ -48,7 +48,7 @@ def randomise() -> Callable[..., Any]:
     """`randomise(layer, seed=0)`: gives every variable a random value that makes a difference.
 
     Kernels keep the activations' scale through the depth, batch norms are far from the identity,
-    and the same seed gives the same values.
+    and the same seed gives the same values. Ranges of quantization stay as they are.
     """
     import numpy as np
 
@@ -64,6 +64,8 @@ def randomise() -> Callable[..., Any]:
         random = np.random.default_rng(seed)
         for variable in layer.variables:
             shape = tuple(variable.shape)
+            if variable.name in ("min", "max"):
+                continue
             if variable.name in ranges:
                 value = random.uniform(*ranges[variable.name], shape)
             else:

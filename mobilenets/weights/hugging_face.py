@@ -26,7 +26,7 @@ import numpy as np
 from mobilenets import architecture
 from mobilenets.variants import FAMILIES, Variant
 from mobilenets.weights.contents import Weights
-from mobilenets.weights.errors import WeightsError
+from mobilenets.weights.errors import WeightsError, shape_text
 
 __all__ = ["EXPECTED", "read", "recognises"]
 
@@ -81,6 +81,8 @@ _DTYPES = {
 }
 # The safetensors package's own limit for a header, in bytes.
 _LONGEST_HEADER = 100_000_000
+# How much of a name an error shows.
+_SHOWN = 100
 
 
 def recognises(path: Path) -> bool:
@@ -391,7 +393,7 @@ def _header(path: Path, source: str) -> dict[str, _Tensor]:
     header.pop("__metadata__", None)
     tensors: dict[str, _Tensor] = {}
     for name, entry in header.items():
-        shown = json.dumps(name)
+        shown = json.dumps(name[:_SHOWN])
         dtype, shape, offsets = (
             (entry.get("dtype"), entry.get("shape"), entry.get("data_offsets"))
             if isinstance(entry, dict)
@@ -407,14 +409,16 @@ def _header(path: Path, source: str) -> dict[str, _Tensor]:
         if end > size:
             raise forged(f"{shown} ends after the end of the file")
         if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != end - begin:
-            raise forged(f"{shown} has {end - begin} bytes, but its shape is {shape} of {dtype}")
+            raise forged(
+                f"{shown} has {end - begin} bytes, but its shape is {shape_text(shape)} of {dtype}"
+            )
         tensors[name] = _Tensor(dtype, tuple(shape), begin, end)
     # The format demands that every byte belongs to one tensor.
     at = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if tensor.start != at:
             relation = "overlaps another tensor" if tensor.start < at else "leaves a gap before it"
-            raise forged(f"{json.dumps(name)} {relation}")
+            raise forged(f"{json.dumps(name[:_SHOWN])} {relation}")
         at = tensor.stop
     if at != size:
         raise forged("bytes follow the last tensor")

@@ -70,7 +70,7 @@ def test_inspect_json(command, source):
     assert found["unknown"] == []
 
 
-def test_convert_then_verify(command, source, tmp_path, monkeypatch):
+def test_convert_then_verify(command, source, tmp_path, monkeypatch, quick_conversion):
     code, out, _ = command("checkpoint", source, "--output", tmp_path, "--kind", "feature_vector")
     assert code == 0
     assert "mobilenet_v2_035_32/feature_vector" in out

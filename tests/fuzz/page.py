@@ -58,6 +58,12 @@ def page(
     if soak:
         parts += ["## Long runs\n", *(f"- {line}" for line in soak), ""]
     parts += [
+        "## What is not caught\n",
+        "NaN among the pixels. TensorFlow fuses convolutions and ReLU6 in graphs, and the fused "
+        "operation turns NaN into a number: `model.predict`, a `tf.function` and a module give "
+        "finite values for such an image, a model that is called eagerly gives NaN. "
+        "keras.applications does the same. Variables that are not finite are refused where weights "
+        "are read, and by `mobilenets.save`.\n",
         "## What this found\n",
         "In the runs, or while their cases were written. All are mended; the test named with each "
         "fails without.\n",

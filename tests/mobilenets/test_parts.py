@@ -287,6 +287,7 @@ class TestInput:
             ((2, 32, 32, 1), ""),
             ((2, 32, 32, 4), ""),
             ((1, 3, 32, 32, 3), "TimeDistributed"),
+            ((2, 0, 32, 3), "1 pixel or more"),
         ],
         ids=str,
     )
@@ -325,7 +326,9 @@ class TestInput:
         assert hint in message or how == "predict"
 
     @pytest.mark.parametrize("layer", ["convolution", "separable", "inverted"])
-    @pytest.mark.parametrize("shape", [(8, 8, 4), (8, 8), (1, 8, 8, 8), (1, 2, 8, 8, 4)], ids=str)
+    @pytest.mark.parametrize(
+        "shape", [(8, 8, 4), (8, 8), (1, 8, 8, 8), (1, 2, 8, 8, 4), (1, 8, 0, 4)], ids=str
+    )
     def test_layers_and_blocks(self, layer: str, shape: tuple) -> None:
         made = {
             "convolution": lambda: mobilenets.layers.ConvBatchNorm(4),

@@ -19,6 +19,7 @@ from tiers import first_fast
 
 import mobilenets
 from mobilenets import MobileNet, MobileNetError, Variant
+from mobilenets.saved_model import write
 from mobilenets.weights import WeightsError
 
 Images = Callable[..., np.ndarray]
@@ -512,9 +513,19 @@ def test_damaged_variables_are_refused(module: Module, tmp_path: Path) -> None:
         mobilenets.load(folder)
 
 
+@pytest.mark.parametrize("trainable", [True, False], ids=["trainable", "for serving"])
+def test_variables_that_are_not_finite_are_not_saved(trainable: bool, tmp_path: Path) -> None:
+    model = MobileNet(Variant(V1, 0.25, 64))
+    model.convolutions[3].batch_norm.moving_mean.assign([np.nan] + [0] * 15)
+    with pytest.raises(ValueError, match=r"^1 of 135 variables .* is MobilenetV1/Conv2d_2_dep"):
+        mobilenets.save(model, tmp_path / "module", trainable=trainable)
+    assert not list(tmp_path.iterdir())
+
+
 def test_variables_that_are_not_finite_are_refused(quick_save: None, tmp_path: Path) -> None:
     model = MobileNet(Variant(V1, 0.25, 64))
-    model.convolutions[0].batch_norm.gamma.assign([np.nan] * 8)
-    mobilenets.save(model, tmp_path / "module")
+    values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
+    values["MobilenetV1/Conv2d_0/BatchNorm/gamma"][:] = np.nan
+    write({"variant": model.get_config()["variant"]}, values, tmp_path / "module")
     with pytest.raises(WeightsError, match="8 of 8 values NaN or infinite"):
         mobilenets.load(tmp_path / "module")

@@ -308,6 +308,7 @@ class TestForgedFiles:
             ("data_offsets", [4, 868], "leaves a gap before it|overlaps another tensor"),
             ("shape", [8, 3, 3, 4], r"has 864 bytes, but its shape is \[8, 3, 3, 4\] of F32"),
             ("shape", [1 << 62, 1 << 62], "has 864 bytes, but its shape is"),
+            ("shape", [1] * 999, r"its shape is \[(1, ){8}… of 999\] of F32"),
             ("shape", [-8, -27], "has no shape"),
             ("shape", "8", "has no shape"),
             ("shape", [True], "has no shape"),
@@ -329,6 +330,11 @@ class TestForgedFiles:
     def test_a_gap(self, folder: Path) -> None:
         self.forge(folder, lambda header: header.pop(self.FIRST))
         with refused("leaves a gap before it"):
+            weights.open(folder).__enter__()
+
+    def test_a_name_without_end(self, folder: Path) -> None:
+        self.forge(folder, lambda header: header.update({"x" * 10_000: [1]}))
+        with refused('"x{100}" has no known dtype'):
             weights.open(folder).__enter__()
 
     def test_an_entry_of_another_kind(self, folder: Path) -> None:
