@@ -334,6 +334,9 @@ class MobileNet(Part, keras.Model):
     ) -> MobileNet:
         """A copy for other classes: the weights up to the features, and new, untrained logits.
 
+        The new logits' weights are zeros: all classes are equally probable until they are trained.
+        Random weights would keep their noise where few images are learned from.
+
         What is frozen stays frozen in the copy, but the new logits are trainable: in the copy of a
         frozen model, only they train.
 
@@ -353,6 +356,8 @@ class MobileNet(Part, keras.Model):
         )
         for ours, theirs in zip(self.blocks, copy.blocks, strict=True):
             theirs.set_weights(ours.get_weights())
+        if copy.logits is not None:
+            copy.logits.kernel.assign(tf.zeros(copy.logits.kernel.shape))
         return copy
 
     def quantized(self, images: Iterable[tf.Tensor | np.ndarray]) -> MobileNet:

@@ -4,13 +4,14 @@ A notebook that runs is saved with its new outputs; a notebook that fails is rep
 unchanged. `--check`, for CI, writes nothing and also fails if the stored outputs are stale: if they
 belong to other cells than the file's, or if a new run gives other text. Training gives other
 figures on other machines, so percentages may differ by ten points; other numbers and pictures are
-not compared.
+not compared. `MOBILENETS_OFFLINE=1` is set for all: the outputs do not depend on the network.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import sys
 import tempfile
@@ -98,7 +99,8 @@ def _client(notebook: nbformat.NotebookNode, path: Path, folder: Path) -> Notebo
 def _execute(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        _client(notebook, path, Path(folder)).execute()
+        offline = {**os.environ, "MOBILENETS_OFFLINE": "1"}
+        _client(notebook, path, Path(folder)).execute(env=offline)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -28,7 +28,8 @@ from convert.export.litert_run import Outputs
 from convert.files import load_images, load_module, write_text
 from mobilenets import MobileNet, architecture
 
-from .comparison import COLUMNS, Photographs, cells, photographs, row
+from .comparison import COLUMNS, Photographs, cells, photographs
+from .markdown_page import row
 
 __all__ = ["page_with", "table"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from convert.export.litert_run import Outputs, cosines, probabilities
 from convert.labelled import labelled
 from mobilenets import MobileNet
 
-__all__ = ["COLUMNS", "EXPLAINED", "Photographs", "cells", "module_cells", "photographs", "row"]
+__all__ = ["COLUMNS", "EXPLAINED", "Photographs", "cells", "module_cells", "photographs"]
 
 _CLASSES = 1001
 # The normal distribution's 97.5th percentile.
@@ -94,8 +93,3 @@ def _wilson(which: np.ndarray) -> tuple[float, float]:
     centre = (share + weight / 2) / (1 + weight)
     half = np.sqrt(weight * share * (1 - share) + weight**2 / 4) / (1 + weight)
     return float(centre - half), float(centre + half)
-
-
-def row(values: Sequence[str]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(values)} |"

@@ -27,13 +27,13 @@ from convert.export.litert_run import RUNS, LiteModel, Outputs, lite_outputs, so
 from convert.files import load_images, load_module, write_text
 from mobilenets import MobileNet
 
-from .comparison import COLUMNS, EXPLAINED, Photographs, cells, module_cells, photographs, row
+from .comparison import COLUMNS, EXPLAINED, Photographs, cells, module_cells, photographs
+from .markdown_page import END, after_the_table, row
 
 __all__ = ["page"]
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "litert.md"
 _CALIBRATED = 125
-_END = "<!-- end -->"
 _TEXT = """# LiteRT models of the published weights
 
 Made by `python -m tools.litert_page MODULE… --images DIR`
@@ -99,7 +99,7 @@ def page(sources: Sequence[str], photos: Photographs) -> Iterator[str]:
                     "all" if lite.in_xnnpack else "in part",
                 )
             )
-    yield _END
+    yield END
 
 
 def _made(model: MobileNet, precision: str, images: np.ndarray) -> tuple[bytes, Outputs]:
@@ -126,12 +126,6 @@ def _calibration(half: np.ndarray) -> np.ndarray:
     return half[np.linspace(0, len(half) - 1, count).round().astype(int)]
 
 
-def _after_the_table(file: Path) -> str:
-    """What is written by hand."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return text.partition(f"{_END}\n")[2]
-
-
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -154,7 +148,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         for line in page(options.modules, photos):
             print(line, flush=True)
             lines.append(f"{line}\n")
-        write_text(options.output, "".join(lines) + _after_the_table(options.output))
+        write_text(options.output, "".join(lines) + after_the_table(options.output))
     except ConvertError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

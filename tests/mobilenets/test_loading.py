@@ -303,11 +303,11 @@ class TestWithClasses:
         again = bare.with_classes(class_names=["a", "b", "c"])
         assert (again.num_classes, again.class_names) == (3, ("a", "b", "c"))
         assert (again.variant, again.batch_norm_momentum) == (model.variant, 0.9)
-        assert again(images).shape == (2, 3)
+        np.testing.assert_array_equal(again(images), np.zeros((2, 3)))
         np.testing.assert_array_equal(
             again(images, return_endpoints=True)[f"{scope}/global_pool"][:, 0, 0], features
         )
-        assert not np.array_equal(model.with_classes(5).logits.kernel, model.logits.kernel)
+        assert not np.any(model.with_classes(5).logits.kernel)
 
     def test_it_is_a_copy(self, slim: Callable[..., tuple[Path, dict]]) -> None:
         model = mobilenets.load(slim(V1)[0])

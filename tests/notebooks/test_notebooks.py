@@ -21,8 +21,9 @@ def notebook(path: Path, *sources: str) -> Path:
     return path
 
 
-def test_the_three_are_found() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["hub_and_tf_keras", "int8_litert", "keras3"]
+def test_the_four_are_found() -> None:
+    names = ["hub_and_tf_keras", "int8_litert", "keras3", "photographs"]
+    assert [path.stem for path in NOTEBOOKS] == names
 
 
 @notebooks
@@ -60,10 +61,19 @@ def test_a_notebook_needs_nothing_of_the_clone(path: Path) -> None:
 
 @notebooks
 def test_no_notebook_needs_a_network(path: Path) -> None:
+    """One tells where photographs are; offline it does without."""
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and "MOBILENETS_OFFLINE" not in cell.source:
             code = "\n".join(line.split("#")[0] for line in cell.source.splitlines())
             assert "http" not in code
+
+
+def test_notebooks_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their outputs are the same with and without a network."""
+    monkeypatch.delenv("MOBILENETS_OFFLINE", raising=False)
+    path = notebook(tmp_path / "a.ipynb", "import os\nprint(os.environ['MOBILENETS_OFFLINE'])")
+    assert run.main([str(path)]) == 0
+    assert run.texts(nbformat.read(path, as_version=4)) == ["1\n"]
 
 
 def test_a_notebook_is_run_in_place(tmp_path: Path) -> None:

@@ -60,13 +60,6 @@ def test_no_model_is_compared_on_what_calibrated_it(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(found.features[:, 0], images)
 
 
-def test_what_is_written_by_hand_stays(tmp_path: Any) -> None:
-    page = tmp_path / "page.md"
-    assert litert_page._after_the_table(page) == ""
-    page.write_text("# Old\n| table |\n<!-- end -->\n\n## By hand\n")
-    assert litert_page._after_the_table(page) == "\n## By hand\n"
-
-
 def test_the_table_of_bfloat16_has_a_place(request: pytest.FixtureRequest) -> None:
     text = (request.config.rootpath / "docs" / "speed.md").read_text(encoding="utf-8")
     fresh = bfloat16_table.page_with(text, ["| new |"])
