@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from mobilenets.variants import Variant
 
 __all__ = [
+    "POOL_QUANT",
     "SUM_QUANT",
     "Convolution",
     "ConvolutionRow",
@@ -309,6 +310,8 @@ def _v2_width(exact: float) -> int:
 
 SUM_QUANT = "post_activation_bypass_quant"
 """`tf.contrib.quantize`'s name of the rounding of a residual's sum."""
+POOL_QUANT = "global_pool_quant"
+"""The rounding of the pooled features in int8; `tf.contrib.quantize` has none there."""
 # In the order in which Slim creates them.
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -408,20 +411,23 @@ def variables(variant: Variant, num_classes: int | None = None) -> dict[str, tup
     """Shape of every variable by Slim name, in the order in which Slim creates them.
 
     Ranges of simulated quantization have `tf.contrib.quantize`'s names and come after the variables
-    of their layer.
+    of their layer. In int8 the range of weights has an entry for each output channel.
 
     Args:
       variant: The network.
       num_classes: Length of the logits; None leaves them out.
     """
     network = scope(variant.family)
+    int8 = variant.quantized == "int8"
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def ranges(scope: str, *quantizers: str) -> None:
+    def range_of(quantizer: str, shape: tuple[int, ...] = ()) -> None:
         if variant.quantized:
-            shapes.update(
-                {f"{scope}/{each}/{end}": () for each in quantizers for end in ("min", "max")}
-            )
+            shapes.update({f"{quantizer}/{end}": shape for end in ("min", "max")})
+
+    def ranges(scope: str, filters: int) -> None:
+        range_of(f"{scope}/weights_quant", (filters,) if int8 else ())
+        range_of(f"{scope}/act_quant")
 
     channels = 3
     for row in rows(variant):
@@ -436,12 +442,14 @@ def variables(variant: Variant, num_classes: int | None = None) -> dict[str, tup
             shapes.update(
                 {f"{name}/BatchNorm/{statistic}": (channels,) for statistic in _BATCH_NORM}
             )
-            ranges(range_scope(name), "weights_quant", "act_quant")
+            ranges(range_scope(name), channels)
         if residual:
-            ranges(f"{network}/{row.name}", SUM_QUANT)
+            range_of(f"{network}/{row.name}/{SUM_QUANT}")
+    if int8:
+        range_of(f"{network}/{POOL_QUANT}")
     if num_classes is not None:
         name = f"{network}/Logits/Conv2d_1c_1x1"
         shapes[f"{name}/weights"] = (1, 1, channels, num_classes)
         shapes[f"{name}/biases"] = (num_classes,)
-        ranges(name, "weights_quant", "act_quant")
+        ranges(name, num_classes)
     return shapes

@@ -28,20 +28,19 @@ from mobilenets.quantization import (
 __all__ = ["DepthwiseSeparable", "InvertedResidual", "block"]
 
 
-def block(row: Row, scope: str, quantized: bool, dtype: Any) -> keras.layers.Layer:
+def block(row: Row, scope: str, quantized: bool | str, dtype: Any) -> keras.layers.Layer:
     """The layer for a row.
 
     Args:
       row: What to build.
       scope: Slim scope of the network.
-      quantized: Whether the convolutions simulate 8-bit quantization.
+      quantized: Whether the convolutions simulate 8-bit quantization; as in `Variant`.
       dtype: A dtype or policy.
     """
     common = {"name": row.name, "scope": f"{scope}/{row.name}", "dtype": dtype}
     match row:
         case ConvolutionRow():
-            convolution = _convolution_type(quantized)
-            return convolution(row.filters, row.kernel_size, row.strides, **common)
+            return _convolution(quantized, row.filters, row.kernel_size, row.strides, **common)
         case SeparableRow():
             return DepthwiseSeparable(row.filters, row.strides, quantized=quantized, **common)
         case InvertedResidualRow():
@@ -51,8 +50,10 @@ def block(row: Row, scope: str, quantized: bool, dtype: Any) -> keras.layers.Lay
     raise TypeError(f"no layer for {row!r}")
 
 
-def _convolution_type(quantized: bool) -> type[ConvBatchNorm]:
-    return QuantizedConvBatchNorm if quantized else ConvBatchNorm
+def _convolution(quantized: bool | str, *args, **kwargs) -> ConvBatchNorm:
+    if not quantized:
+        return ConvBatchNorm(*args, **kwargs)
+    return QuantizedConvBatchNorm(*args, per_channel=quantized == "int8", **kwargs)
 
 
 class _Block(Part, keras.layers.Layer):
@@ -63,7 +64,7 @@ class _Block(Part, keras.layers.Layer):
         filters: int,
         strides: int = 1,
         scope: str | None = None,
-        quantized: bool = False,
+        quantized: bool | str = False,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -85,7 +86,8 @@ class _Block(Part, keras.layers.Layer):
         self._adds_input = self._row.adds_input(channels)
         self._channels = channels
         self.convolutions = [
-            _convolution_type(self.quantized)(
+            _convolution(
+                self.quantized,
                 each.filters,
                 each.kernel_size,
                 each.strides,
@@ -201,7 +203,7 @@ class DepthwiseSeparable(_Block):
       strides: Step of the depthwise convolution, in pixels.
       scope: Prefix of the variables' names (`MobilenetV1/Conv2d_1` gives
         `MobilenetV1/Conv2d_1_depthwise/depthwise_weights`); None takes the Keras path.
-      quantized: Whether the convolutions simulate 8-bit quantization.
+      quantized: Whether the convolutions simulate 8-bit quantization; as in `Variant`.
     """
 
     @property
@@ -224,7 +226,7 @@ class InvertedResidual(_Block):
       expansion: Factor from input channels to expanded ones; 1 builds no expansion.
       scope: Scope of the variables' names, e.g. `MobilenetV2/expanded_conv_1`; None takes the
         Keras path.
-      quantized: Whether convolutions and sum simulate 8-bit quantization.
+      quantized: Whether convolutions and sum simulate 8-bit quantization; as in `Variant`.
     """
 
     def __init__(
@@ -233,7 +235,7 @@ class InvertedResidual(_Block):
         strides: int = 1,
         expansion: int = 6,
         scope: str | None = None,
-        quantized: bool = False,
+        quantized: bool | str = False,
         **kwargs,
     ) -> None:
         super().__init__(filters, strides, scope, quantized, **kwargs)

@@ -12,9 +12,11 @@ import tensorflow as tf
 from mobilenets import architecture
 from mobilenets.blocks import block
 from mobilenets.layers import MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
+from mobilenets.mean_correction import MOST_IMAGES, correct_means
 from mobilenets.parts import Part, checked, default_regularizer
 from mobilenets.quantization import (
     RANGE_MOMENTUM,
+    FakeQuantization,
     quantize_activations,
     quantize_images,
     quantize_weights,
@@ -25,6 +27,9 @@ from mobilenets.quantization import (
 from mobilenets.variants import Variant
 
 __all__ = ["MobileNet"]
+
+# To a variant's `quantized`.
+_SCHEMES: dict[str, bool | str] = {"uint8": True, "int8": "int8"}
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -79,14 +84,15 @@ class _Logits(Part, keras.layers.Layer):
 class _QuantizedLogits(_Logits):
     """`_Logits` with simulated 8-bit weights and outputs; the biases stay as they are."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, per_channel: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.weights_quant, self.act_quant = quantizers()
+        self.per_channel = per_channel
+        self.weights_quant, self.act_quant = quantizers(per_channel)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         super().build(input_shape)
         with tf.name_scope(f"{self.scope}/"):
-            self.weights_quant.build()
+            self.weights_quant.build((None, self.num_classes))
             self.act_quant.build()
 
     @property
@@ -111,6 +117,9 @@ class _QuantizedLogits(_Logits):
             kernel = quantize_weights(self.weights_quant, kernel, adapt)
         outputs = self._logits(inputs, kernel)
         return quantize_activations(self.act_quant, outputs, adapt, momentum)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "per_channel": self.per_channel}
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -189,13 +198,18 @@ class MobileNet(Part, keras.Model):
             block(row, scope, variant.quantized, self.dtype_policy)
             for row in architecture.rows(variant)
         ]
+        int8 = variant.quantized == "int8"
+        self.pool_quant: FakeQuantization | None = None
+        if int8:
+            self.pool_quant = FakeQuantization(0.0, name=architecture.POOL_QUANT, dtype="float32")
         self.logits = None
         if self.num_classes is not None:
-            self.logits = (_QuantizedLogits if variant.quantized else _Logits)(
-                self.num_classes,
-                scope=f"{scope}/Logits/Conv2d_1c_1x1",
-                name="Logits",
-                dtype=self.dtype_policy,
+            given = {"scope": f"{scope}/Logits/Conv2d_1c_1x1", "name": "Logits"}
+            given["dtype"] = self.dtype_policy
+            self.logits = (
+                _QuantizedLogits(self.num_classes, per_channel=int8, **given)
+                if variant.quantized
+                else _Logits(self.num_classes, **given)
             )
         # The model takes any size; this one decides which operations are the fastest.
         self.build((None, variant.image_size, variant.image_size, 3))
@@ -217,6 +231,9 @@ class MobileNet(Part, keras.Model):
         for layer in self.blocks:
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
+        if self.pool_quant is not None:
+            with tf.name_scope(f"{architecture.scope(self.variant.family)}/"):
+                self.pool_quant.build()
         if self.logits is not None:
             self.logits.build((None, self.num_features))
 
@@ -235,6 +252,9 @@ class MobileNet(Part, keras.Model):
         named: dict[str, keras.Variable] = {}
         for layer in self.blocks:
             named |= layer.slim_variables
+        if self.pool_quant is not None:
+            scope = architecture.scope(self.variant.family)
+            named |= range_variables(scope, [self.pool_quant])
         if self.logits is not None:
             named |= self.logits.slim_variables
         return named
@@ -246,6 +266,8 @@ class MobileNet(Part, keras.Model):
         """
         for layer in self.blocks:
             layer.make_constant()
+        if self.pool_quant is not None:
+            self.pool_quant.make_constant()
         if self.logits is not None:
             self.logits.make_constant()
 
@@ -302,7 +324,11 @@ class MobileNet(Part, keras.Model):
                 outputs = batch.occupied(list(activations.values())[-1])
             else:
                 outputs = layer(outputs, **arguments)
-        outputs = batch.restored(tf.reduce_mean(outputs, [1, 2]))
+        outputs = tf.reduce_mean(outputs, [1, 2])
+        if self.pool_quant is not None:
+            adapt = bool(training) and self.trainable
+            outputs = quantize_activations(self.pool_quant, outputs, adapt, momentum)
+        outputs = batch.restored(outputs)
         endpoints["global_pool"] = outputs[:, tf.newaxis, tf.newaxis]
         if self.logits is not None:
             if training and self.dropout_rate:
@@ -358,50 +384,88 @@ class MobileNet(Part, keras.Model):
             theirs.set_weights(ours.get_weights())
         if copy.logits is not None:
             copy.logits.kernel.assign(tf.zeros(copy.logits.kernel.shape))
+        if self.pool_quant is not None:
+            copy.pool_quant.set_weights(self.pool_quant.get_weights())
         return copy
 
-    def quantized(self, images: Iterable[tf.Tensor | np.ndarray]) -> MobileNet:
-        """A copy with simulated 8-bit quantization, to fine-tune before it becomes a uint8 model.
+    def quantized(
+        self, images: Iterable[tf.Tensor | np.ndarray], scheme: str = "uint8"
+    ) -> MobileNet:
+        """A copy with simulated 8-bit quantization, to fine-tune before it becomes a LiteRT model.
 
-        The weights' ranges are those of the weights with the batch norms folded in. Channels that
-        are constant get weights of 0, since no range could hold theirs and the others'. A range of
-        activations is the mean of the batches' ranges. What is frozen stays frozen.
+        The weights' ranges are those of the weights with the batch norms folded in. A range of
+        activations is the mean of the batches' ranges. The offsets (`beta`) are corrected so that
+        each channel's mean over the first 64 images is the float model's: rounded weights shift
+        it. What is frozen stays frozen.
+
+        `"uint8"` has one range for all weights of a layer, as Google's quantops. Channels that are
+        constant get weights of 0, since no range could hold theirs and the others'. `"int8"` has a
+        symmetric range for each output channel, and rounds the pooled features too, as LiteRT's
+        int8 models.
 
         Args:
           images: Batches `[batch, height, width, 3]`, RGB float32 in [0, 1], such as a
             `tf.data.Dataset` of them: some hundred images like those that the network will see, at
             its size. The activations' ranges are measured on them.
+          scheme: `"uint8"` or `"int8"`: what the LiteRT model will compute in.
 
         Returns:
           A float32 model of the variant's quantized form with this model's weights and classes.
 
         Raises:
-          ValueError: The model is quantized already, or there are no images.
+          ValueError: The model is quantized already, there is no such scheme, or there are no
+            images.
         """
+        if scheme not in _SCHEMES:
+            raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}; got {scheme!r}")
         if self.variant.quantized:
             raise ValueError(f"{self.variant} is quantized already")
         config = {
             **self.get_config(),
-            "variant": dataclasses.replace(self.variant, quantized=True),
+            "variant": dataclasses.replace(self.variant, quantized=_SCHEMES[scheme]),
             "dtype": "float32",
         }
         # Frozen layers would keep the ranges that they start from.
         copy = type(self).from_config({**config, "trainable": True, "inside": None})
         for name, variable in self.slim_variables.items():
             copy.slim_variables[name].assign(variable.numpy())
-        for convolution in copy.convolutions:
-            silence(convolution)
+        if scheme == "uint8":
+            for convolution in copy.convolutions:
+                silence(convolution)
         # It would move the logits' range.
         copy.dropout_rate = 0.0
+        kept: list[tf.Tensor] = []
         count = 0
         for count, batch in enumerate(images, 1):
             # The momentum of a mean: 0, 1/2, 2/3, …
             copy(batch, training=True, activation_range_momentum=1 - 1 / count)
+            if sum(map(len, kept)) < MOST_IMAGES:
+                kept.append(tf.cast(batch, tf.float32))
         if not count:
             raise ValueError("there are no images to measure ranges of activations on")
+        copy.correct_means(self, tf.concat(kept, 0))
         calibrated = type(self).from_config(config)
         calibrated.set_weights(copy.get_weights())
         return calibrated
+
+    def correct_means(self, model: MobileNet, images: tf.Tensor | np.ndarray) -> None:
+        """Gives the channels of a quantized model the means that they have in a float model.
+
+        Rounded weights shift the means, and other weights shift them otherwise. `quantized` takes
+        the shifts back once; a student of the float model does so after each epoch. Only `beta`
+        changes, layer after layer.
+
+        Args:
+          model: The float model that this one was made of.
+          images: `[number, height, width, 3]`, RGB in [0, 1]; the first 64 are measured.
+
+        Raises:
+          ValueError: This model is not the quantized form of the other.
+        """
+        if not self.variant.quantized or model.variant != self.variant.unquantized:
+            raise ValueError(f"{self.variant} is not the quantized form of {model.variant}")
+        normalized = 2 * tf.cast(images[:MOST_IMAGES], tf.float32) - 1
+        correct_means(self.blocks, model.blocks, quantize_images(normalized), normalized)
 
     def get_config(self) -> dict:
         return {

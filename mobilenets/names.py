@@ -79,7 +79,8 @@ def parse(source: str | os.PathLike[str]) -> Name | None:
             return Name(name, kind_of(text))
         reason = "this variant was never published"
         if variant.quantized and variant.unquantized.name in published.archives():
-            reason = "this variant has no quantized form"
+            if variant.quantized != "int8":
+                reason = "this variant has no quantized form"
             name = variant.unquantized.name
     names = list(published.archives())
     short = re.sub(

@@ -3,7 +3,8 @@
 The published quantops checkpoints were trained with `tf.contrib.quantize`; the numerics here are
 the same as after its freeze of the batch norms. Batch norm is folded into the convolution with the
 moving statistics; the folded weights are quantized in their own range (narrow: 255 values), the
-activations in theirs (256 values).
+activations in theirs (256 values). In the int8 scheme, which is LiteRT's, each output channel of
+the weights has a symmetric range of its own.
 """
 
 from __future__ import annotations
@@ -19,19 +20,28 @@ from mobilenets import architecture
 from mobilenets.layers import EPSILON, ConvBatchNorm, moved
 from mobilenets.parts import Part, Split
 
-__all__ = ["FakeQuantization", "QuantizedConvBatchNorm", "quantize_images", "range_problems"]
+__all__ = [
+    "ChannelQuantization",
+    "FakeQuantization",
+    "QuantizedConvBatchNorm",
+    "quantize_images",
+    "range_problems",
+]
 
 # contrib.quantize's ema_decay, and the ranges it starts from.
 RANGE_MOMENTUM = 0.999
 _INITIAL = 6.0
 # The published quantops modules widen the images' range of [-1, 1] by 0.05 %.
-_IMAGE_RANGE = 1.0005
+IMAGE_RANGE = (-1.0005, 1.0005)
+# A channel of zeros needs a range too. LiteRT's biases are int32, in steps of the weights' step
+# times the inputs'; with this range they reach 40 behind ReLU6.
+_LEAST = 1e-4
 
 
 def quantize_images(images: tf.Tensor) -> tf.Tensor:
     """Images in [-1, 1] as the quantops networks see them: rounded to 8 bits."""
     images = tf.cast(images, tf.float32)
-    return tf.quantization.fake_quant_with_min_max_args(images, -_IMAGE_RANGE, _IMAGE_RANGE)
+    return tf.quantization.fake_quant_with_min_max_args(images, *IMAGE_RANGE)
 
 
 def range_problems(values: Mapping[str, np.ndarray]) -> list[str]:
@@ -52,14 +62,29 @@ def range_problems(values: Mapping[str, np.ndarray]) -> list[str]:
         if other not in values:
             problems.append(f"{other}: missing, but there is {name}")
         elif bound == "min":
-            low, high = float(value), float(values[other])
-            if low >= high:
-                problems.append(f"{name}: {low:g} is not below {other}, which is {high:g}")
-            elif low > 0:
-                problems.append(f"{name}: {low:g} is above 0; a range must contain 0")
-            elif high < 0:
-                problems.append(f"{other}: {high:g} is below 0; a range must contain 0")
+            problems += _problem(name, value, other, values[other])
     return problems
+
+
+def _problem(name: str, lows: np.ndarray, other: str, highs: np.ndarray) -> list[str]:
+    """What is wrong with a range, or with the first wrong one of a layer's channels, if any."""
+    by_channel = np.ndim(lows) > 0
+    for channel, (low, high) in enumerate(
+        zip(np.ravel(lows).tolist(), np.ravel(highs).tolist(), strict=True)
+    ):
+        at = f" (channel {channel})" if by_channel else ""
+        if low >= high:
+            return [f"{name}{at}: {low:g} is not below {other}, which is {high:g}"]
+        if low > 0:
+            return [f"{name}{at}: {low:g} is above 0; a range must contain 0"]
+        if high < 0:
+            return [f"{other}{at}: {high:g} is below 0; a range must contain 0"]
+        if by_channel and low != -high:
+            return [
+                f"{name}{at}: {low:g} is not the negative of {other}, which is {high:g}; "
+                "a channel's range must be symmetric"
+            ]
+    return []
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -78,17 +103,21 @@ class FakeQuantization(Part, keras.layers.Layer):
         super().__init__(**kwargs)
         self.minimum = minimum
         self.narrow_range = narrow_range
-        self._constants: tuple[float, float] | None = None
+        self._constants: tuple[np.ndarray, np.ndarray] | None = None
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
-        self.min = self._bound("min", self.minimum)
-        self.max = self._bound("max", _INITIAL)
+        shape = self._range_shape(input_shape)
+        self.min = self._bound("min", shape, self.minimum)
+        self.max = self._bound("max", shape, _INITIAL)
         self.restore_settings()
 
-    def _bound(self, name: str, value: float) -> keras.Variable:
+    def _range_shape(self, input_shape: Sequence[int | None] | None) -> tuple[int | None, ...]:
+        return ()
+
+    def _bound(self, name: str, shape: tuple[int | None, ...], value: float) -> keras.Variable:
         return self.add_weight(
             name=name,
-            shape=(),
+            shape=shape,
             initializer=keras.initializers.Constant(value),
             trainable=False,
             autocast=False,
@@ -101,14 +130,17 @@ class FakeQuantization(Part, keras.layers.Layer):
         Args:
           inputs: Of any shape, float32.
         """
-        low, high = self._constants or (self.min.value, self.max.value)
         return tf.quantization.fake_quant_with_min_max_vars(
-            inputs, low, high, num_bits=8, narrow_range=self.narrow_range
+            inputs, *self._bounds, num_bits=8, narrow_range=self.narrow_range
         )
+
+    @property
+    def _bounds(self) -> tuple[Any, Any]:
+        return self._constants or (self.min.value, self.max.value)
 
     def make_constant(self) -> None:
         """From now on `rounded` has the range of today as constants."""
-        self._constants = float(self.min.value), float(self.max.value)
+        self._constants = self.min.numpy(), self.max.numpy()
 
     def follow(self, inputs: tf.Tensor, momentum: float | tf.Tensor) -> None:
         """Moves the range towards that of the inputs, widened to contain 0.
@@ -117,11 +149,14 @@ class FakeQuantization(Part, keras.layers.Layer):
           inputs: Of any shape, float32.
           momentum: In [0, 1]: the share of the range that is kept.
         """
-        inputs = tf.stop_gradient(inputs)
-        low = tf.minimum(tf.reduce_min(inputs), 0.0)
-        high = tf.maximum(tf.reduce_max(inputs), 0.0)
+        low, high = self._measured(tf.stop_gradient(inputs))
         for bound, batch in ((self.min, low), (self.max, high)):
             bound.assign(moved(bound.value, batch, momentum))
+
+    def _measured(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        low, high = tf.minimum(tf.reduce_min(inputs), 0.0), tf.maximum(tf.reduce_max(inputs), 0.0)
+        # New logits are zeros, and a range must not be empty.
+        return low, tf.where(low < high, high, _LEAST)
 
     def get_config(self) -> dict:
         return {
@@ -129,6 +164,37 @@ class FakeQuantization(Part, keras.layers.Layer):
             "minimum": self.minimum,
             "narrow_range": self.narrow_range,
         }
+
+
+@keras.saving.register_keras_serializable("mobilenets")
+class ChannelQuantization(FakeQuantization):
+    """Rounds each output channel of weights to 255 values of a symmetric range of its own.
+
+    `min` and `max` are `[channels]`, and `min` is `-max`; 0 is the middle one of the values. The
+    weights are `[height, width, inputs, channels]` or, depthwise, `[height, width, channels, 1]`.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**{**kwargs, "minimum": -_INITIAL, "narrow_range": True})
+
+    def _range_shape(self, input_shape: Sequence[int | None] | None) -> tuple[int | None, ...]:
+        """`input_shape` is `[…, channels]`."""
+        return () if input_shape is None else (input_shape[-1],)
+
+    def rounded(self, inputs: tf.Tensor) -> tf.Tensor:
+        rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            self._by_channel(inputs), *self._bounds, num_bits=8, narrow_range=True
+        )
+        return tf.reshape(rounded, inputs.shape)
+
+    def _measured(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        widest = tf.reduce_max(tf.abs(self._by_channel(inputs)), 0)
+        high = tf.maximum(widest, _LEAST)
+        return -high, high
+
+    def _by_channel(self, weights: tf.Tensor) -> tf.Tensor:
+        # In both kinds of kernels neighbours in memory belong to different output channels.
+        return tf.reshape(weights, [-1, self.min.shape[0]])
 
 
 def quantize_weights(quantization: FakeQuantization, weights: tf.Tensor, adapt: bool) -> tf.Tensor:
@@ -156,14 +222,20 @@ def quantize_activations(
     return quantization.rounded(activations)
 
 
-def quantizers(minimum: float = -_INITIAL) -> tuple[FakeQuantization, FakeQuantization]:
+def quantizers(
+    per_channel: bool, minimum: float = -_INITIAL
+) -> tuple[FakeQuantization, FakeQuantization]:
     """The quantizers of a layer's weights and activations, under contrib.quantize's names.
 
     Args:
+      per_channel: Whether each output channel of the weights has a range of its own.
       minimum: Lower end of the activations' range to start from, at most 0.
     """
+    common: dict[str, Any] = {"name": "weights_quant", "dtype": "float32"}
     return (
-        FakeQuantization(narrow_range=True, name="weights_quant", dtype="float32"),
+        ChannelQuantization(**common)
+        if per_channel
+        else FakeQuantization(narrow_range=True, **common),
         FakeQuantization(minimum, name="act_quant", dtype="float32"),
     )
 
@@ -209,11 +281,17 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
     moving statistics, which are not updated (as in contrib.quantize after its freeze delay); the
     weights' range is that of the current folded weights, the activations' range is a moving average
     over the batches.
+
+    Args:
+      per_channel: Whether each output channel of the weights has a range of its own.
     """
 
-    def __init__(self, *args, dtype: Any = None, **kwargs) -> None:
+    def __init__(self, *args, per_channel: bool = False, dtype: Any = None, **kwargs) -> None:
         super().__init__(*args, dtype=dtype or "float32", **kwargs)
-        self.weights_quant, self.act_quant = quantizers(0.0 if self.activation else -_INITIAL)
+        self.per_channel = per_channel
+        self.weights_quant, self.act_quant = quantizers(
+            per_channel, 0.0 if self.activation else -_INITIAL
+        )
 
     @property
     def _range_scope(self) -> str:
@@ -227,7 +305,7 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         with tf.name_scope(f"{self._range_scope}/"):
-            self.weights_quant.build()
+            self.weights_quant.build((None, self.filters or input_shape[-1]))
             self.act_quant.build()
         super().build(input_shape)
 
@@ -262,3 +340,6 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
         outputs = self._convolve(inputs, kernel)
         outputs = self._activate(tf.nn.bias_add(outputs, offset))
         return quantize_activations(self.act_quant, outputs, adapt, momentum)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "per_channel": self.per_channel}

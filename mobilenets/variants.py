@@ -14,13 +14,14 @@ from decimal import Decimal
 __all__ = ["FAMILIES", "VARIANTS", "Variant", "kind_of"]
 
 FAMILIES = ("mobilenet_v1", "mobilenet_v2")
+_FORMS: dict[bool | str, str] = {False: "", True: "quantops", "int8": "int8"}
 
 _NAME = re.compile(
     r"""(?:.*/)?                                   # a host and publisher, if any
         (?P<family>mobilenet_v[12])
         _(?P<multiplier>\d{3}|\d+(?:\.\d+)?)       # hub: 050, Slim: 0.5
         _(?P<size>\d+)
-        (?P<quantized>/quantops|_quant)?
+        (?P<quantized>/quantops|_quant|[/_]int8)?
         (?:/(?:feature_vector|classification)(?:/\d+)?)?
         /?""",
     re.VERBOSE,
@@ -44,13 +45,16 @@ class Variant:
         Published: 0.25 to 1.0 (V1), 0.35 to 1.4 (V2).
       image_size: Height and width in pixels that the network was trained at, at least 32. The
         networks accept other sizes too.
-      quantized: Whether the network simulates 8-bit quantization (hub: `quantops`, Slim: `quant`).
+      quantized: Whether the network simulates 8-bit quantization. True has one range for all
+        weights of a layer, as the published networks (hub: `quantops`, Slim: `quant`), whose
+        LiteRT models are uint8. `"int8"` has a symmetric range for each output channel, as
+        LiteRT's int8 models.
     """
 
     family: str
     depth_multiplier: float
     image_size: int
-    quantized: bool = False
+    quantized: bool | str = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -63,6 +67,8 @@ class Variant:
             raise ValueError(
                 f"image_size must be a whole number of pixels from 32 up; got {self.image_size!r}"
             )
+        if self.quantized not in _FORMS:
+            raise ValueError(f'quantized must be False, True or "int8"; got {self.quantized!r}')
         object.__setattr__(self, "depth_multiplier", float(self.depth_multiplier))
         object.__setattr__(self, "image_size", int(self.image_size))
 
@@ -75,14 +81,19 @@ class Variant:
         hundredths = round(self.depth_multiplier * 100)
         exact = hundredths / 100 == self.depth_multiplier
         multiplier = f"{hundredths:03d}" if exact else self._decimal
-        suffix = "/quantops" if self.quantized else ""
+        suffix = f"/{self.form}" if self.form else ""
         return f"{self.family}_{multiplier}_{self.image_size}{suffix}"
 
     @property
     def slim_name(self) -> str:
         """TF-Slim's name, e.g. `mobilenet_v1_0.5_160` or `mobilenet_v1_0.5_160_quant`."""
-        suffix = "_quant" if self.quantized else ""
+        suffix = f"_{self.form.replace('quantops', 'quant')}" if self.form else ""
         return f"{self.family}_{self._decimal}_{self.image_size}{suffix}"
+
+    @property
+    def form(self) -> str:
+        """What the hub's name ends in: `"quantops"` or `"int8"`; empty for a float network."""
+        return _FORMS[self.quantized]
 
     @property
     def _decimal(self) -> str:
@@ -122,14 +133,14 @@ class Variant:
                 "'google/imagenet/mobilenet_v1_050_160/feature_vector/3'"
             )
         multiplier = match["multiplier"]
-        family = match["family"]
+        family, suffix = match["family"], match["quantized"] or ""
         return cls(
             family=family if family in FAMILIES else f"mobilenet_{family}",
             depth_multiplier=int(multiplier) / 100
             if len(multiplier) == 3 and multiplier.isdigit()
             else float(multiplier),
             image_size=int(match["size"]),
-            quantized=bool(match["quantized"]),
+            quantized="int8" if suffix.endswith("int8") else bool(suffix),
         )
 
 

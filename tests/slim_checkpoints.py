@@ -20,7 +20,7 @@ INDEX, DATA = ".index", ".data-00000-of-00001"
 
 
 def network(
-    family: str, multiplier: float, classes: int | None = None, quantized: bool = False
+    family: str, multiplier: float, classes: int | None = None, quantized: bool | str = False
 ) -> dict[str, np.ndarray]:
     """Random variables of a whole network as Slim names and shapes them."""
     random = np.random.default_rng(0)
@@ -44,9 +44,10 @@ def network(
                 add(f"{name}/BatchNorm/{part}", line.filters)
         if quantized:
             twice = name if line.kind == "logits" else f"{scope}/{name}"
-            for which in ("weights_quant", "act_quant"):
-                add(f"{twice}/{which}/min")
-                add(f"{twice}/{which}/max")
+            by_channel = (line.filters,) if quantized == "int8" else ()
+            for which, shape in (("weights_quant", by_channel), ("act_quant", ())):
+                add(f"{twice}/{which}/min", *shape)
+                add(f"{twice}/{which}/max", *shape)
         channels = line.filters
     return variables
 

@@ -31,6 +31,7 @@ ORDER = [
     "layers",
     "quantization",
     "blocks",
+    "mean_correction",
     "model",
     "images",
     "weights",

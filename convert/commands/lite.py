@@ -33,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="precision of a float module's model (default: float32); quantops modules always "
-        "become uint8",
+        help="precision of a float module's model (default: float32); a quantized module's is the "
+        "one that it simulates",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help="calibration images (searched recursively); required for int8, optional for quantops "
-        "classifiers",
+        help="calibration images (searched recursively); required for int8 of float modules, "
+        "optional for classifiers on quantized ones",
     )
     parser.add_argument(
         "--image-size",
@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
 
         status.update(f"reading {console.plain(options.module)}")
         source = opened(options.module, options.image_size)
-        quantized = source.quantized
-    (_integer if quantized else _float)(options, source, images, compared)
+        scheme = source.scheme
+    (_integer if scheme else _float)(options, source, images, compared)
     return 0
 
 
@@ -140,25 +140,40 @@ def _integer(
     images: Sequence[Path] | None,
     compared: Sequence[Path] | None,
 ) -> None:
-    for asked in (options.precision, options.interface):
-        if asked not in (None, "uint8"):
-            raise ConvertError(
-                f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
-                f"{asked}; omit --precision and --input-output"
-            )
+    if source.scheme == "uint8":
+        for asked in (options.precision, options.interface):
+            if asked not in (None, "uint8"):
+                raise ConvertError(
+                    f"{options.module} is quantized: its LiteRT model is uint8 throughout, not "
+                    f"{asked}; omit --precision and --input-output"
+                )
+    elif options.precision not in (None, "int8"):
+        raise ConvertError(
+            f"{options.module} is quantized: its LiteRT model is int8, not {options.precision}; "
+            "omit --precision"
+        )
     with console.status(f"converting {options.module}"):
         from ..export.litert_quantops import export
 
-        done = export(source, options.output, images=images, compared=compared)
+        done = export(
+            source,
+            options.output,
+            images=images,
+            interface=options.interface,
+            compared=compared,
+        )
     if options.json:
         console.print_json(done)
         return
     row = {
         "file": done.path,
         "bytes>": f"{done.bytes:,}",
-        "input": f"uint8 {done.image_size} px",
+        "precision": done.precision,
+        "input": f"{done.interface} {done.image_size} px",
         "output = scale * (q - zero)": f"{done.scale:.6g} * (q - {done.zero_point})",
     }
+    if done.interface == "float32":
+        del row["output = scale * (q - zero)"]
     if compared is None:
         if done.agreement is not None:
             row["top-1 equal>"] = f"{done.agreement:.1%}"

@@ -137,7 +137,7 @@ def float_model(
     """
     inference = opened(source, image_size)
     size, module = inference.image_size, inference.module
-    if inference.quantized:
+    if inference.scheme:
         name = "the classifier" if module is None else module.variant
         raise ConvertError(f"{name} is not a float module")
     _check(precision, interface)

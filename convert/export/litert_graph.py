@@ -71,7 +71,9 @@ class LiteGraph:
             kept = values.astype(np.float32)
             tensor.quantization = None
         else:
-            kept = np.round(values / _scale(like)).astype(_NUMPY[like.type])
+            limits = np.iinfo(_NUMPY[like.type])
+            kept = np.clip(np.round(values / _scale(like)), limits.min, limits.max)
+            kept = kept.astype(_NUMPY[like.type])
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(kept.tobytes(), np.uint8)
         tensor.buffer = len(self.model.buffers)
@@ -167,6 +169,14 @@ def _scale(tensor: Any) -> np.ndarray | None:
     return np.asarray(quantization.scale, np.float64).reshape(shape)
 
 
+def _at_steps(tensor: Any, steps: np.ndarray) -> Any:
+    """A tensor like another, with other steps."""
+    tensor = copy.copy(tensor)
+    tensor.quantization = copy.copy(tensor.quantization)
+    tensor.quantization.scale = steps.astype(np.float32)
+    return tensor
+
+
 @dataclass(frozen=True)
 class Part:
     """Some of a graph's operators.
@@ -216,6 +226,27 @@ class Convolution:
     def store_kernel(self, values: np.ndarray) -> None:
         """Stores other weights, in integers at the same steps."""
         self.operator.inputs[_KERNEL] = self.owner.add_constant(self._constant(_KERNEL), values)
+
+    def change_steps(self, kernel: np.ndarray, steps: np.ndarray) -> None:
+        """Stores weights at other steps, and the bias at the steps that follow.
+
+        Args:
+          kernel: As TensorFlow has it, `[height, width, in, out]`, `[height, width, channels, 1]`
+            or `[in, out]`.
+          steps: The distance of two stored weights, by output channel.
+        """
+        stored = self._constant(_KERNEL)
+        values = kernel.reshape(-1, len(steps))
+        if not self.depthwise:
+            values = values.T
+        like = _at_steps(stored, steps)
+        inputs = self.operator.inputs
+        inputs[_KERNEL] = self.owner.add_constant(like, values.reshape(stored.shape))
+        if inputs[_BIAS] != _NONE:
+            (step,), _ = self.owner.quantization(self.input)
+            bias = self._constant(_BIAS)
+            like, values = _at_steps(bias, step * steps), self.owner.constant(bias)
+            inputs[_BIAS] = self.owner.add_constant(like, values)
 
     @property
     def steps(self) -> np.ndarray:

@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 IMAGE_ROUNDING = "FakeQuantWithMinMaxArgs"
-"""The first operation of a quantops module."""
+"""The first operation of a quantized module."""
+_BY_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 _LEAST_SIZE = 32
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, tf.errors.OpError)
 _PREPROCESSING = ("Placeholder", "Identity", "Cast", "Mul", "Sub", "AddV2", "RealDiv")
@@ -75,11 +76,18 @@ class Inference:
         return freeze(self.call, self.image_size)
 
     @property
-    def quantized(self) -> bool:
-        """Whether the model is, or is built on, a quantops module."""
+    def scheme(self) -> str | None:
+        """What the quantized module computes in that the model is or is built on; None without one.
+
+        `"uint8"`, or `"int8"`, in which each output channel of the weights has a range of its own.
+        """
         if self.module is not None:
-            return self.module.variant.quantized
-        return any(op.type == IMAGE_ROUNDING for op in self.frozen.graph.get_operations())
+            quantized = self.module.variant.quantized
+            return "int8" if quantized == "int8" else "uint8" if quantized else None
+        kinds = {operation.type for operation in self.frozen.graph.get_operations()}
+        if IMAGE_ROUNDING not in kinds:
+            return None
+        return "int8" if _BY_CHANNEL in kinds else "uint8"
 
     @functools.cached_property
     def white(self) -> int:

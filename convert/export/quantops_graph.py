@@ -1,4 +1,4 @@
-"""The inference graph of a quantops module or classifier, read from the normalized image on."""
+"""The inference graph of a quantized module or classifier, read from the normalized image on."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
 
 # The kinds of TensorFlow operations in an inference graph.
 ROUNDING = "FakeQuantWithMinMaxVars"
+_BY_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 WEIGHTED = ("MatMul", "Conv2D", "DepthwiseConv2dNative")
 SUMS = ("BiasAdd", "AddV2", "Add")
 RECTIFIERS = ("Relu", "Relu6")
@@ -43,16 +44,18 @@ class FrozenGraph:
       operations: The operations between them, in order.
       constants: The tensors that do not depend on the image, by name.
       white: The value of the model's brightest pixel, 1 or 255.
+      int8: Whether each output channel of the module's weights has a range of its own.
     """
 
     def __init__(self, source: Inference) -> None:
         function = source.frozen
         starts = [op for op in function.graph.get_operations() if op.type == IMAGE_ROUNDING]
         if not starts:
-            raise ConvertError("the model is not quantized: only quantops modules become uint8")
+            raise ConvertError("the model is not quantized: only quantized modules have ranges")
         if len(starts) > 1:
             raise ConvertError(f"expected one quantops module in the model, found {len(starts)}")
         self.white = white(function, starts[0])
+        self.int8 = source.scheme == "int8"
         definition = function.graph.as_graph_def()
         for node in definition.node:
             # In inlined calls constants have a control dependency on the image, which is cut off.
@@ -121,12 +124,15 @@ class FrozenGraph:
             raise ConvertError(f"{operation.name}: no integer form of a product of two activations")
         return self.constants[name]
 
-    def kernel_range(self, operation: tf.Operation) -> tuple[float, float] | None:
-        """The range in which the module rounds the weights; None for an added layer's weights."""
+    def kernel_range(self, operation: tf.Operation) -> tuple[np.ndarray, np.ndarray] | None:
+        """The range in which the module rounds the weights; None for an added layer's weights.
+
+        In int8 both ends are `[channels]`.
+        """
         rounding = rounding_of(operation.inputs[1])
         if rounding is None:
             return None
-        low, high = (float(self.constants[t.name]) for t in list(rounding.inputs)[1:])
+        low, high = (self.constants[t.name] for t in list(rounding.inputs)[1:])
         return low, high
 
 
@@ -135,4 +141,4 @@ def rounding_of(weights: tf.Tensor) -> tf.Operation | None:
     operation = weights.op
     while operation.type in (*SHAPING, *_INDEXING):
         operation = operation.inputs[0].op
-    return operation if operation.type == ROUNDING else None
+    return operation if operation.type in (ROUNDING, _BY_CHANNEL) else None

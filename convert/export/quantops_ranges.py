@@ -1,4 +1,4 @@
-"""Ranges for the values of a quantops classifier that have no range in the module."""
+"""Ranges for the values of a quantized classifier that have no range in the module."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from ..errors import ConvertError
 from ..quiet import held_back
-from .quantops_graph import RECTIFIERS, ROUNDING, SUMS, WEIGHTED, FrozenGraph
+from .quantops_graph import POOLING, RECTIFIERS, ROUNDING, SUMS, WEIGHTED, FrozenGraph
 
 __all__ = ["MEAN", "STD", "Ranges", "bounds", "calibrated", "containing_zero", "lacking"]
 
-# The integer network takes a pixel p as (p - 128) / 128, like Google's.
+# The uint8 network takes a pixel p as (p - 128) / 128, like Google's.
 MEAN, STD = 128.0, 128.0
 
 Ranges = Mapping[tf.Operation, tuple[float, float]]
@@ -26,7 +26,9 @@ def lacking(network: FrozenGraph) -> list[tf.Operation]:
 
 
 def _lacks_range(network: FrozenGraph, operation: tf.Operation) -> bool:
-    if operation.type not in (*WEIGHTED, *SUMS, *RECTIFIERS):
+    # uint8 models pool in steps of what is pooled, as Google's do.
+    pooling = (POOLING,) if network.int8 else ()
+    if operation.type not in (*WEIGHTED, *SUMS, *RECTIFIERS, *pooling):
         return False
     consumers = network.consumers(operation)
     if len(consumers) != 1:
@@ -35,7 +37,7 @@ def _lacks_range(network: FrozenGraph, operation: tf.Operation) -> bool:
     fused = {
         **dict.fromkeys(WEIGHTED, (*SUMS, *RECTIFIERS, ROUNDING)),
         **dict.fromkeys(SUMS, (*RECTIFIERS, ROUNDING)),
-        **dict.fromkeys(RECTIFIERS, (ROUNDING,)),
+        **dict.fromkeys((*RECTIFIERS, *pooling), (ROUNDING,)),
     }
     return consumers[0].type not in fused[operation.type]
 
@@ -47,10 +49,11 @@ def calibrated(network: FrozenGraph, images: np.ndarray) -> Ranges:
     lows, highs = [], []
     with tf.compat.v1.Session(graph=network.graph) as session:
         for image in images:
-            pixels = (np.round(image * 255) - MEAN) / STD
+            pixels = np.round(image * 255)
+            normalized = 2 * (pixels / 255) - 1 if network.int8 else (pixels - MEAN) / STD
             found = session.run(
                 [operation.outputs[0] for operation in unknown],
-                {network.images: pixels[np.newaxis]},
+                {network.images: normalized[np.newaxis]},
             )
             lows.append([value.min() for value in found])
             highs.append([value.max() for value in found])

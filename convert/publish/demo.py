@@ -74,9 +74,9 @@ def model(archive: Path, archive_sha256: str) -> Model:
     Files that were made of the same archive stay as they are.
 
     Args:
-      archive: The module, such as `1.tar.gz`. The model is `1.tflite`, uint8 for a quantops module
-        and float32 for others, as `convert.export` makes it, but of one image: LiteRT for the web
-        runs no model with a free batch size.
+      archive: The module, such as `1.tar.gz`. The model is `1.tflite`, with uint8 input and output
+        for a quantized module and float32 for others, as `convert.export` makes it, but of one
+        image: LiteRT for the web runs no model with a free batch size.
       archive_sha256: The archive's SHA-256.
 
     Raises:
@@ -118,8 +118,8 @@ def _exported(archive: Path, file: Path) -> dict[str, Any]:
 
     source = opened(archive)
     dtype, output = "float32", {"scale": 1.0, "zero_point": 0}
-    if source.quantized:
-        integer = litert_quantops.export(source, file)
+    if source.scheme:
+        integer = litert_quantops.export(source, file, interface="uint8")
         dtype, output = "uint8", {"scale": integer.scale, "zero_point": integer.zero_point}
     else:
         litert_float.export(source, file)

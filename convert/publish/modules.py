@@ -91,7 +91,7 @@ class Module:
             million_parameters=archive.million_parameters if archive else None,
             top1=accurate.top1 if accurate else None,
             top5=accurate.top5 if accurate else None,
-            quantized=self.variant.quantized,
+            quantized=bool(self.variant.quantized),
             source=self.record.get("origin"),
             parity=parity if self.record else None,
             files=(),

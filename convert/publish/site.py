@@ -181,23 +181,20 @@ def _of_all(pages: Sequence[_Page], index: Index) -> dict[str, Any]:
         "families": [family for family in FAMILIES if family in found],
         "kinds": [kind for kind in KINDS if kind in kinds],
         "sizes": sorted({page.entry.image_size for page in pages}, reverse=True),
-        "series": [
-            architecture.title(family) + (" quantops" if quantized else "")
-            for family, quantized in groups
-        ],
+        "series": [f"{architecture.title(family)} {form}".rstrip() for family, form in groups],
         "chart": chart(_marks(pages, groups)),
     }
 
 
-def _group(page: _Page) -> tuple[str, bool]:
-    return page.variant.family, page.variant.quantized
+def _group(page: _Page) -> tuple[str, str]:
+    return page.variant.family, page.variant.form
 
 
 def _in_chart(page: _Page) -> bool:
     return bool(page.entry.top1 and page.entry.million_macs)
 
 
-def _marks(pages: Iterable[_Page], groups: Sequence[tuple[str, bool]]) -> Iterable[Mark]:
+def _marks(pages: Iterable[_Page], groups: Sequence[tuple[str, str]]) -> Iterable[Mark]:
     """One mark for each name; it leads to the classification where there is one."""
     chosen: dict[str, _Page] = {}
     for page in filter(_in_chart, pages):

@@ -1,7 +1,8 @@
 """A quantops network as plain TensorFlow operations on the variables of a Slim checkpoint.
 
-It follows the graph that `tf.contrib.quantize` makes of Slim's network for evaluation and shares
-nothing with the layers of `mobilenets`. Conversions of quantops are verified against it.
+It follows the graph that `tf.contrib.quantize` makes of Slim's network for evaluation; int8 has a
+range for each channel of the weights and one for the pooled features. It shares nothing with the
+layers of `mobilenets`. Conversions of quantized networks are verified against it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def outputs(
             x = _rounded(shortcut + x, f"{network}/{row.name}/post_activation_bypass_quant", values)
         channels = row.filters
     features = tf.reduce_mean(x, [1, 2], keepdims=True)
+    if variant.quantized == "int8":
+        features = _rounded(features, f"{network}/global_pool_quant", values)
     found = {"feature_vector": features[:, 0, 0].numpy()}
     if num_classes is None:
         return found
@@ -95,9 +98,14 @@ def _range_scope(scope: str) -> str:
 def _rounded(
     x: tf.Tensor, scope: str, values: Mapping[str, np.ndarray], narrow: bool = False
 ) -> tf.Tensor:
-    return tf.quantization.fake_quant_with_min_max_vars(
-        x, values[f"{scope}/min"], values[f"{scope}/max"], narrow_range=narrow
-    )
+    low, high = values[f"{scope}/min"], values[f"{scope}/max"]
+    if low.ndim:
+        rows = tf.reshape(x, [-1, len(low)])
+        rows = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            rows, low, high, narrow_range=narrow
+        )
+        return tf.reshape(rows, x.shape)
+    return tf.quantization.fake_quant_with_min_max_vars(x, low, high, narrow_range=narrow)
 
 
 def step(variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | None) -> float:
@@ -106,7 +114,10 @@ def step(variant: Variant, values: Mapping[str, np.ndarray], num_classes: int | 
     last = architecture.rows(variant)[-1]
     (*_, convolution) = last.convolutions(last.filters)
     scope = _range_scope(f"{network}/{convolution.scope}")
+    rounding = f"{scope}/act_quant"
+    if variant.quantized == "int8":
+        rounding = f"{network}/global_pool_quant"
     if num_classes is not None:
-        scope = f"{network}/{_LOGITS}"
-    low, high = values[f"{scope}/act_quant/min"], values[f"{scope}/act_quant/max"]
+        rounding = f"{network}/{_LOGITS}/act_quant"
+    low, high = values[f"{rounding}/min"], values[f"{rounding}/max"]
     return float(high - low) / 255

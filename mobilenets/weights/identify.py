@@ -24,12 +24,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 _QUANTIZERS = f"(?:weights_quant|act_quant|{architecture.SUM_QUANT})"
 _VARIABLE = re.compile(
     r".+/(?:weights|depthwise_weights|biases|BatchNorm/(?:gamma|beta|moving_mean|moving_variance)"
-    rf"|{_QUANTIZERS}/(?:min|max))"
+    rf"|{_QUANTIZERS}/(?:min|max))|{architecture.POOL_QUANT}/(?:min|max)"
 )
-_RANGE = re.compile(rf".*/{_QUANTIZERS}/(?:min|max)")
+_RANGE = re.compile(rf".*/(?:{_QUANTIZERS}|{architecture.POOL_QUANT})/(?:min|max)")
 _ARCHIVE = re.compile(r".+\.(?:tgz|tar\.gz|tar)", re.IGNORECASE)
 _NAME = re.compile(
-    r"mobilenet_v[12]_(?:\d{3}|\d(?:\.\d+)?)_\d{2,4}(?!\d)(?:_quantops|/quantops|_quant)?"
+    r"mobilenet_v[12]_(?:\d{3}|\d(?:\.\d+)?)_\d{2,4}(?!\d)"
+    r"(?:_quantops|/quantops|_quant|[/_]int8)?"
 )
 # Names of keras.applications' files: mobilenet_2_5_128_tf_no_top.h5 is V1 0.25 at 128 pixels.
 _APPLICATION_NAMES = (
@@ -132,7 +133,7 @@ def identify(
             f"the variant {claimed} has {claimed.image_size} pixels, but the image size is "
             f"{image_size}: give only one of them"
         )
-    quantized = any(map(is_range, shapes))
+    quantized = _quantized(shapes)
     if claimed:
         advice = (
             "if only its name is wrong, give the variant"
@@ -160,6 +161,13 @@ def identify(
         return Variant(family, multiplier, size, quantized)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}") from error
+
+
+def _quantized(shapes: Shapes) -> bool | str:
+    """A variant's `quantized`: in int8 the range of weights has an entry for each channel."""
+    ranges = {name: shape for name, shape in shapes.items() if is_range(name)}
+    by_channel = any(shape for name, shape in ranges.items() if "/weights_quant/" in name)
+    return "int8" if by_channel else bool(ranges)
 
 
 def _title(family: str) -> str:
@@ -208,7 +216,7 @@ def _check_agreement(
             f"{_title(family)} (variables called {architecture.scope(family)}/…); {advice}"
         )
     found = next(filter(is_range, shapes), None)
-    if claimed.quantized != (found is not None):
+    if bool(claimed.quantized) != (found is not None):
         ranges = "ranges of simulated quantization"
         if claimed.quantized:
             first = next(filter(is_range, architecture.variables(claimed)))
@@ -216,6 +224,12 @@ def _check_agreement(
         else:
             state = f"no {ranges}, found {found}"
         raise WeightsError(f"{source} is not {claimed}: expected {state}; {advice}")
+    if claimed.quantized != _quantized(shapes):
+        forms = ["one range for all weights of a layer", "a range for each channel of the weights"]
+        expected, other = forms[:: -1 if claimed.quantized == "int8" else 1]
+        raise WeightsError(
+            f"{source} is not {claimed}: expected {expected}, found {other}; {advice}"
+        )
     kernels = _kernel_shapes(source, family, shapes)
     wrong = _misfits(kernels, family, claimed.depth_multiplier)
     if wrong and (fitting := multiplier_of(family, kernels)):

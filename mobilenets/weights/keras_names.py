@@ -133,7 +133,8 @@ def _names(family: str) -> Mapping[str, str]:
         known |= {f"{layer}/{name}": kernel for name in ("kernel", "depthwise_kernel", "0")}
         for number, name in enumerate(_STATISTICS):
             known |= {f"{norm}/{each}": statistics[number] for each in (name, str(number))}
-    for quantized in (False, True):
+    # An int8 network has the names of a uint8 one, and more.
+    for quantized in (False, "int8"):
         model = MobileNet(Variant(family, 0.25, 32, quantized), 1)
         owners: dict[str, int] = {}
         for slim, variable in model.slim_variables.items():
@@ -250,7 +251,7 @@ def _by_number(saved: Saved, layer: Layer) -> Network | None:
         kernels = [_slim(family, line)[0] for line in _lines(family)]
         if len(shapes) < 5 * len(kernels):
             continue
-        for classes, simulates in itertools.product((None, 1), (False, True)):
+        for classes, simulates in itertools.product((None, 1), (False, True, "int8")):
             order = _trained_first(family, simulates, classes)
             if len(order) != len(shapes):
                 continue
@@ -262,7 +263,7 @@ def _by_number(saved: Saved, layer: Layer) -> Network | None:
 
 
 @functools.cache
-def _trained_first(family: str, quantized: bool, num_classes: int | None) -> list[str]:
+def _trained_first(family: str, quantized: bool | str, num_classes: int | None) -> list[str]:
     """Slim's names of a network's variables, the trainable ones first."""
     model = MobileNet(Variant(family, 0.25, 32, quantized), num_classes)
     variables = model.slim_variables

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import slow
 
 import mobilenets
 from convert.errors import ConvertError
@@ -164,7 +165,7 @@ def test_without_javascript_there_is_a_file_and_no_demo(
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(301, 97, 64), (75, 230, 96), (224, 224, 224), (33, 500, 128), (7, 5, 32)],
+    [(301, 97, 64), (75, 230, 96), slow(224, 224, 224), (33, 500, 128), (7, 5, 32)],
     ids=["upright", "wide", "same size", "flat", "tiny"],
 )
 def test_the_crop_is_that_of_the_library(

@@ -59,6 +59,21 @@ def test_conversion(
         assert verify_module(folder / conversion.kind).parity == conversion.parity
 
 
+@pytest.mark.slow
+def test_conversion_of_int8(
+    randomise: Callable, random_images: Callable, quick_conversion: None, tmp_path: Path
+) -> None:
+    images = random_images(4, 64)
+    model = randomise(MobileNet(QUANTIZED.unquantized, 7)).quantized([images], scheme="int8")
+    values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
+    source = written(tmp_path, model.variant, values)
+    (conversion,) = convert(source, tmp_path / "models", kinds=["classification"])
+    folder = tmp_path / "models" / "mobilenet_v1_025_64" / "int8" / "classification"
+    assert conversion.parity["variables"] == 243 + 2 + 6
+    assert verify_module(folder).parity == conversion.parity
+    np.testing.assert_array_equal(hub.load(str(folder))(images), model(images))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -25,7 +25,12 @@ from tiers import first_fast
 import mobilenets
 from convert.references import simulation
 from mobilenets import DepthwiseSeparable, InvertedResidual, MobileNet, Variant
-from mobilenets.quantization import FakeQuantization, QuantizedConvBatchNorm, range_problems
+from mobilenets.quantization import (
+    ChannelQuantization,
+    FakeQuantization,
+    QuantizedConvBatchNorm,
+    range_problems,
+)
 
 _PROJECT = Path(__file__).resolve().parents[2]
 GOLDEN = {
@@ -38,8 +43,9 @@ GOLDEN = {
 all_golden = pytest.mark.parametrize("name", GOLDEN)
 VARIANT = "mobilenet_v1_025_64/quantops"
 V2 = "mobilenet_v2_035_64/quantops"
+INT8 = "mobilenet_v1_025_64/int8"
 # Convolutions and full ones among them; the latter have a regularization loss.
-CONVOLUTIONS = {VARIANT: (27, 14), V2: (52, 35)}
+CONVOLUTIONS = {VARIANT: (27, 14), V2: (52, 35), INT8: (27, 14)}
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -196,6 +202,28 @@ class TestFakeQuantization:
         assert np.abs(rounded - inside).max() <= 0.501 * step
         # Moving the range so that 0 is in it takes half a step at most.
         np.testing.assert_allclose([rounded.min(), rounded.max()], bounds, atol=0.501 * step)
+
+
+class TestChannelQuantization:
+    @pytest.mark.parametrize("shape", [(3, 3, 2, 4), (3, 3, 4, 1)], ids=["full", "depthwise"])
+    def test_each_channel_has_its_own_symmetric_levels(self, shape: tuple[int, ...]) -> None:
+        quantization = ChannelQuantization(name="weights_quant")
+        quantization.build((None, 4))
+        weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        by_channel = weights.reshape(-1, 4)
+        by_channel *= [0.01, 1, 30, 0]
+        quantization.follow(weights, momentum=0.0)
+        widest = np.abs(by_channel).max(0)
+        high, low = quantization.max.numpy(), quantization.min.numpy()
+        np.testing.assert_allclose(high[:3], widest[:3])
+        # Of a channel of zeros too: 8 bits cannot quantize an empty range.
+        assert 0 < high[3] < 1e-3
+        np.testing.assert_array_equal(low, -high)
+        rounded = quantization.rounded(weights).numpy().reshape(-1, 4)
+        steps = rounded / (high / 127)
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+        np.testing.assert_allclose(steps, by_channel / (high / 127), atol=0.501)
+        np.testing.assert_allclose(np.abs(steps).max(0), [127, 127, 127, 0], atol=1e-3)
 
 
 @pytest.fixture
@@ -514,6 +542,28 @@ class TestRefused:
         }
         others = {"a/weights": np.full((1, 1), 3.0, np.float32)}
         assert range_problems(values | others) == ([problem] if problem else [])
+
+    @pytest.mark.parametrize(
+        ("lows", "highs", "problem"),
+        [
+            ([-1, -2], [1, 2], None),
+            ([-1, 0], [1, 0], "0 is not below a/weights_quant/max, which is 0"),
+            (
+                [-1, -2],
+                [1, 1.5],
+                "-2 is not the negative of a/weights_quant/max, which is 1.5; "
+                "a channel's range must be symmetric",
+            ),
+        ],
+        ids=["symmetric", "empty", "asymmetric"],
+    )
+    def test_ranges_of_channels(self, lows: list, highs: list, problem: str | None) -> None:
+        values = {
+            f"a/weights_quant/{name}": np.array(bounds, np.float32)
+            for name, bounds in (("min", lows), ("max", highs))
+        }
+        expected = [f"a/weights_quant/min (channel 1): {problem}"] if problem else []
+        assert range_problems(values) == expected
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ VARIANTS = [
     # Its last kernels are too large to be folded at each call of a trainable module.
     Variant("mobilenet_v1", 0.5, 32),
     Variant("mobilenet_v1", 0.25, 32, quantized=True),
+    Variant("mobilenet_v1", 0.25, 32, quantized="int8"),
 ]
 NAMES = ("cat", "dog", "owl")
 
@@ -37,7 +38,8 @@ def model(
         # Ranges that fit; random ones clip everything.
         for name, variable in model.slim_variables.items():
             if name.endswith(("/min", "/max")):
-                variable.assign(-6.0 if name.endswith("min") else 6.0)
+                bound = -6.0 if name.endswith("min") else 6.0
+                variable.assign(np.full(variable.shape, bound))
         model(random_images(8, 32), training=True, activation_range_momentum=0.0)
     return model
 

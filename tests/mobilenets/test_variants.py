@@ -58,6 +58,11 @@ def test_names_are_those_of_the_archives() -> None:
             "mobilenet_v2_0.35_96",
         ),
         (
+            Variant("mobilenet_v2", 0.35, 96, quantized="int8"),
+            "mobilenet_v2_035_96/int8",
+            "mobilenet_v2_0.35_96_int8",
+        ),
+        (
             Variant("mobilenet_v2", 1.4, 224),
             "mobilenet_v2_140_224",
             "mobilenet_v2_1.4_224",
@@ -68,6 +73,7 @@ def test_names_are_those_of_the_archives() -> None:
 def test_spelling(variant: Variant, name: str, slim_name: str) -> None:
     assert variant.name == str(variant) == name
     assert variant.slim_name == slim_name
+    assert Variant.parse(name) == Variant.parse(slim_name) == variant
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -21,7 +21,9 @@ import mobilenets
 from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.export import litert_quantops
+from convert.export.litert_float import float_model
 from convert.export.litert_quantops import export, integer_model
+from convert.export.litert_run import LiteModel
 from convert.export.litert_source import opened
 from mobilenets import MobileNet, Variant
 from mobilenets.weights.bundle import Checkpoint
@@ -226,6 +228,149 @@ def test_a_module(
     ]
     dtypes = {d["dtype"] for d in running.interpreter.get_tensor_details()}
     assert dtypes == {np.uint8, np.int32}
+
+
+class TestInt8:
+    @pytest.fixture(scope="class")
+    def int8(self, randomise: Callable, patterns: np.ndarray) -> Callable[[int | None], MobileNet]:
+        """Models in the int8 scheme, by number of classes; not to be changed."""
+
+        @functools.cache
+        def int8(num_classes: int | None) -> MobileNet:
+            model = randomise(MobileNet(VARIANT.unquantized, num_classes))
+            made = model.quantized(patterns[np.newaxis], scheme="int8")
+            # Frozen layers keep ranges that their weights need not fill.
+            for layer in made.convolutions[3:5]:
+                for bound in (layer.weights_quant.min, layer.weights_quant.max):
+                    bound.assign(1.25 * bound.numpy())
+            return made
+
+        return int8
+
+    @pytest.mark.parametrize("num_classes", [slow(None), 7], ids=["features", "logits"])
+    def test_a_module(self, num_classes: int | None, int8: Callable, patterns: np.ndarray) -> None:
+        model = int8(num_classes)
+        running = Running(integer_model(model, interface="uint8"))
+        assert (running.input["dtype"], running.output["dtype"]) == (np.uint8, np.uint8)
+        assert tuple(running.input["shape"]) == (1, SIZE, SIZE, 3)
+        scale, zero_point = running.input["quantization"]
+        assert (scale, zero_point) == (pytest.approx(1 / 255), 0)
+        assert tuple(running.output["shape"]) == (1, num_classes or 256)
+        expected = model(pixels_of(patterns) / np.float32(255)).numpy()
+        assert expected.std() > 5 * running.scale
+        assert np.abs(running.floats(patterns) - expected).mean() < 1.5 * running.scale
+        details = {d["index"]: d for d in running.interpreter.get_tensor_details()}
+        ends = (running.input["index"], running.output["index"])
+        inner = {d["dtype"] for index, d in details.items() if index not in ends}
+        assert inner == {np.int8, np.int32}
+        self.assert_ranges(running, model)
+
+    def assert_ranges(self, running: Running, model: MobileNet) -> None:
+        """Each convolution has the module's own ranges, of weights and of activations."""
+        details = {d["index"]: d for d in running.interpreter.get_tensor_details()}
+        found = [
+            (details[operation["inputs"][1]], details[operation["outputs"][0]])
+            for operation in running.interpreter._get_ops_details()
+            if operation["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+        ]
+        layers = [*model.convolutions, *([model.logits] if model.logits else [])]
+        for (kernel, output), layer in zip(found, layers, strict=True):
+            weights = kernel["quantization_parameters"]
+            assert not weights["zero_points"].any()
+            assert weights["quantized_dimension"] == (3 if "depthwise" in layer.name else 0)
+            np.testing.assert_allclose(
+                weights["scales"], layer.weights_quant.max.numpy() / 127, rtol=1e-5
+            )
+            scale, zero_point = output["quantization"]
+            low, high = (float(each.numpy()) for each in (layer.act_quant.min, layer.act_quant.max))
+            assert scale == pytest.approx((high - low) / 255, rel=1e-5)
+            assert abs(scale * (-128 - zero_point) - low) < 0.51 * scale
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kernels", ["BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN"])
+    @pytest.mark.parametrize(
+        ("folder", "variant", "classes", "steps"),
+        [
+            ("checkpoints/mobilenet_v1_0.25_128", "mobilenet_v1_025_128", 1001, 0.7),
+            ("hub_tf1/mobilenet_v2_035_128_feature_vector_2", "mobilenet_v2_035_128", None, 1.4),
+        ],
+        ids=["v1", "v2"],
+    )
+    def test_real_weights(
+        self,
+        folder: str,
+        variant: str,
+        classes: int | None,
+        steps: float,
+        kernels: str,
+        reference_data: Path,
+    ) -> None:
+        """The simulation's outputs, within rounding; XNNPACK rounds its own way."""
+        size = Variant.parse(variant).image_size
+        files = sorted((reference_data / "imagenet_sample").glob("*/*"))[::5]
+        images = np.stack([mobilenets.images.load(file, size) for file in files])
+        images = pixels_of(images) / np.float32(255)
+        float_model = mobilenets.load(reference_data / folder)
+        assert float_model.num_classes == classes
+        model = float_model.quantized(images[:60].reshape(3, 20, size, size, 3), scheme="int8")
+        running = Running(integer_model(model, interface="uint8"), OpResolverType[kernels])
+        self.assert_ranges(running, model)
+        expected = model.predict(images[60:], verbose=0)
+        found = running.floats(images[60:])
+        difference = np.abs(found - expected) / running.scale
+        assert difference.mean() < steps
+        assert LiteModel(integer_model(model)).in_xnnpack
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("interface", ["float32", "int8", "uint8"])
+    def test_takes_and_gives_what_a_float_modules_int8_model_does(
+        self, interface: str, int8: Callable, patterns: np.ndarray, tmp_path: Path
+    ) -> None:
+        theirs = Running(
+            float_model(
+                MobileNet(VARIANT.unquantized), "int8", images=patterns, interface=interface
+            )
+        )
+        done = export(int8(None), tmp_path / "m.tflite", images=patterns, interface=interface)
+        ours = Running((tmp_path / "m.tflite").read_bytes())
+        for key in ("dtype", "shape", "quantization"):
+            np.testing.assert_array_equal(ours.input[key], theirs.input[key])
+        assert ours.output["dtype"] == theirs.output["dtype"]
+        assert (done.precision, done.interface) == ("int8", interface)
+        assert done.scale == pytest.approx(int8(None).pool_quant.max.numpy() / 255)
+        assert done.difference < 0.7
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("head", ["dense", "softmax", "hidden"])
+    def test_classifiers(self, head: str, int8: Callable, patterns: np.ndarray) -> None:
+        keras.utils.set_random_seed(1)
+        layers = [layer(keras) for layer in HEADS[head]]
+        model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), int8(None), *layers])
+        expected = np.asarray(model(pixels_of(patterns) / np.float32(255)))
+        for images in [patterns] if head == "hidden" else [patterns, None]:
+            running = Running(integer_model(model, images=images, interface="uint8"))
+            difference = np.abs(running.floats(patterns) - expected)
+            assert difference.mean() < 0.03 * (expected.max() - expected.min())
+
+    @pytest.mark.slow
+    def test_command(
+        self, int8: Callable, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+    ) -> None:
+        mobilenets.save(int8(7), tmp_path / "module")
+        arguments = ("lite", tmp_path / "module", "--output", tmp_path / "m.tflite")
+        code, out, _ = command(*arguments, "--json")
+        assert code == 0
+        done = json.loads(out)
+        assert (done["precision"], done["interface"], done["ranges"]) == (
+            "int8",
+            "float32",
+            "module",
+        )
+        assert LiteModel((tmp_path / "m.tflite").read_bytes()).in_xnnpack
+        code, out, _ = command(*arguments, "--input-output", "uint8")
+        assert (code, "uint8 64 px" in out) == (0, True)
+        code, _, err = command(*arguments, "--precision", "uint8")
+        assert (code, "its LiteRT model is int8, not uint8" in " ".join(err.split())) == (2, True)
 
 
 @pytest.mark.slow

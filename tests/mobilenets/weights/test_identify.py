@@ -63,10 +63,12 @@ class TestIdentify:
             "mobilenet_v1_025_128_quantops_feature_vector_3/variables/variables",
         ],
     )
-    def test_quantized_by_name(self, tmp_path: Path, place: str) -> None:
-        variables = network("mobilenet_v1", 0.25, quantized=True)
+    @pytest.mark.parametrize("form", ["quantops", "int8"])
+    def test_quantized_by_name(self, tmp_path: Path, place: str, form: str) -> None:
+        place = place.replace("quantops", form).replace("quant", form)
+        variables = network("mobilenet_v1", 0.25, quantized=form == "quantops" or form)
         prefix = written((tmp_path / place).parent, Path(place).name, variables)
-        assert identified(prefix).name == "mobilenet_v1_025_128/quantops"
+        assert identified(prefix).name == f"mobilenet_v1_025_128/{form}"
 
     @pytest.mark.parametrize(
         "place", ["mobilenet_v1_0.25_64/run/model.ckpt", "mobilenet_v1_2018_08_02/model.ckpt"]
@@ -107,9 +109,25 @@ class TestIdentify:
         assert identified(prefix, image_size=96).depth_multiplier == 0.075
         assert identified(prefix, variant="mobilenet_v2_007_96").depth_multiplier == 0.07
 
-    def test_quantized_by_shape(self, tmp_path: Path) -> None:
-        prefix = written(tmp_path, "model.ckpt", network("mobilenet_v1", 0.5, quantized=True))
-        assert identified(prefix, image_size=160).name == "mobilenet_v1_050_160/quantops"
+    @pytest.mark.parametrize(("quantized", "form"), [(True, "quantops"), ("int8", "int8")])
+    def test_quantized_by_shape(self, tmp_path: Path, quantized: bool | str, form: str) -> None:
+        prefix = written(tmp_path, "model.ckpt", network("mobilenet_v1", 0.5, quantized=quantized))
+        assert identified(prefix, image_size=160).name == f"mobilenet_v1_050_160/{form}"
+
+    @pytest.mark.parametrize(
+        ("quantized", "said", "message"),
+        [
+            (True, "int8", "expected a range for each channel .*, found one range for all"),
+            ("int8", "quant", "expected one range for all .*, found a range for each channel"),
+        ],
+        ids=["uint8-as-int8", "int8-as-uint8"],
+    )
+    def test_another_scheme(
+        self, tmp_path: Path, quantized: bool | str, said: str, message: str
+    ) -> None:
+        prefix = written(tmp_path, "model.ckpt", network("mobilenet_v1", 0.25, quantized=quantized))
+        with refused(f"{message}.*correct the variant"):
+            identified(prefix, variant=f"mobilenet_v1_0.25_64_{said}")
 
     def test_no_multiplier_has_these_widths(self, tmp_path: Path) -> None:
         key = "MobilenetV1/Conv2d_7_pointwise/weights"
