@@ -86,7 +86,9 @@ def test_loading() -> None:
 
 
 def test_a_process_for_each_setting_of_threads(capfd: pytest.CaptureFixture[str]) -> None:
-    with threads.contenders(contenders.module(NAMES[0]), 1, 64, 2) as runs:
+    module = contenders.module(NAMES[0])
+    capfd.readouterr()
+    with threads.contenders(module, 1, 64, 2) as runs:
         assert list(runs) == list(threads.SETTINGS)
         for run in (*runs.values(), *runs.values()):
             run()
