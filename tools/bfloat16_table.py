@@ -9,7 +9,6 @@ with bfloat16, so no test checks that the table is current.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,15 +22,14 @@ import tensorflow as tf
 import tensorflow_hub as hub
 
 import mobilenets
-from convert.errors import ConvertError
 from convert.export.litert_run import Outputs
-from convert.files import load_images, load_module, write_text
+from convert.files import load_images
 from mobilenets import MobileNet, architecture
 
-from .comparison import COLUMNS, Photographs, cells, photographs
-from .markdown_page import row
+from .comparison import COLUMNS, Photographs, cells, loaded, photographs
+from .markdown_page import reported, row, shown, write_table
 
-__all__ = ["page_with", "table"]
+__all__ = ["table"]
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
 _SWITCH = "auto_mixed_precision_onednn_bfloat16"
@@ -50,13 +48,7 @@ def table(sources: Sequence[str], photos: Photographs) -> Iterator[str]:
     """
     yield row(("weights", *COLUMNS))
     yield f"| --- |{' ---: |' * len(COLUMNS)}"
-    named: set[str] = set()
-    for source in sources:
-        model = load_module(source)
-        name = f"`{model.variant}`"
-        if name in named:
-            name += f", {Path(source).resolve().parent.name}"
-        named.add(name)
+    for name, model in loaded(sources):
         images = load_images(photos.paths, model.variant.image_size)
         with tempfile.TemporaryDirectory() as folder:
             mobilenets.save(model, folder)
@@ -81,37 +73,17 @@ def _outputs(folder: str, model: MobileNet, images: np.ndarray, bfloat16: bool) 
         tf.config.optimizer.set_experimental_options({_SWITCH: False})
 
 
-def page_with(text: str, lines: Sequence[str]) -> str:
-    """The page with a new table.
-
-    Raises:
-      ValueError: The page has no place for it.
-    """
-    fresh, count = re.subn(
-        r"(?s)(<!-- bfloat16: .*? -->\n).*?(<!-- end -->)",
-        lambda match: "".join((match[1], *(f"{line}\n" for line in lines), match[2])),
-        text,
-    )
-    if count != 1:
-        raise ValueError("the page has no place for the table of bfloat16")
-    return fresh
-
-
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.bfloat16_table", description=__doc__)
     parser.add_argument("modules", nargs="+", metavar="MODULE")
     parser.add_argument("--images", required=True, type=Path, metavar="DIR")
     options = parser.parse_args(arguments)
-    lines = []
-    try:
-        for line in table(options.modules, photographs(options.images)):
-            print(line, flush=True)
-            lines.append(line)
-        write_text(_PAGE, page_with(_PAGE.read_text(encoding="utf-8"), lines))
-    except ConvertError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def make() -> None:
+        lines = shown(table(options.modules, photographs(options.images)))
+        write_table(_PAGE, "bfloat16", lines)
+
+    return reported(make)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from convert.evaluate import paired_interval
 from convert.export.litert_run import Outputs, cosines, probabilities
+from convert.files import load_module
 from convert.labelled import labelled
 from mobilenets import MobileNet
 
-__all__ = ["COLUMNS", "EXPLAINED", "Photographs", "cells", "module_cells", "photographs"]
+__all__ = ["COLUMNS", "EXPLAINED", "Photographs", "cells", "loaded", "module_cells", "photographs"]
 
 _CLASSES = 1001
 # The normal distribution's 97.5th percentile.
@@ -48,6 +50,22 @@ def photographs(directory: Path) -> Photographs:
     """
     found = labelled(directory, _CLASSES)
     return Photographs(found.paths, np.array(found.labels))
+
+
+def loaded(sources: Sequence[str]) -> Iterator[tuple[str, MobileNet]]:
+    """Each model, after its name in a table; a second one of a variant is named with its folder.
+
+    Raises:
+      ConvertError: A source cannot be read.
+    """
+    named: set[str] = set()
+    for source in sources:
+        model = load_module(source)
+        name = f"`{model.variant}`"
+        if name in named:
+            name += f", {Path(source).resolve().parent.name}"
+        named.add(name)
+        yield name, model
 
 
 def module_cells(model: MobileNet, wanted: Outputs, labels: np.ndarray) -> list[str]:

@@ -24,11 +24,19 @@ from convert.errors import ConvertError
 from convert.export.litert_float import float_model
 from convert.export.litert_quantops import integer_model
 from convert.export.litert_run import RUNS, LiteModel, Outputs, lite_outputs, source_outputs
-from convert.files import load_images, load_module, write_text
+from convert.files import load_images, write_text
 from mobilenets import MobileNet
 
-from .comparison import COLUMNS, EXPLAINED, Photographs, cells, module_cells, photographs
-from .markdown_page import END, after_the_table, row
+from .comparison import (
+    COLUMNS,
+    EXPLAINED,
+    Photographs,
+    cells,
+    loaded,
+    module_cells,
+    photographs,
+)
+from .markdown_page import END, after_the_table, reported, row, shown
 
 __all__ = ["page"]
 
@@ -76,13 +84,7 @@ def page(sources: Sequence[str], photos: Photographs) -> Iterator[str]:
     ).splitlines()
     yield row(_HEADER)
     yield f"| --- | --- |{' ---: |' * (len(_HEADER) - 3)} --- |"
-    named: set[str] = set()
-    for source in sources:
-        model = load_module(source)
-        name = f"`{model.variant}`"
-        if name in named:
-            name += f", {Path(source).resolve().parent.name}"
-        named.add(name)
+    for name, model in loaded(sources):
         images = load_images(photos.paths, model.variant.image_size)
         wanted = source_outputs(model, images)
         yield row((name, "module", "", *module_cells(model, wanted, photos.labels), "", ""))
@@ -140,19 +142,15 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, default=_PAGE, metavar="FILE")
     options = parser.parse_args(arguments)
-    try:
+
+    def make() -> None:
         photos = photographs(options.images)
         if len(photos.paths) < 4:
             raise ConvertError(f"{options.images}: fewer than four photographs in it")
-        lines = []
-        for line in page(options.modules, photos):
-            print(line, flush=True)
-            lines.append(f"{line}\n")
-        write_text(options.output, "".join(lines) + after_the_table(options.output))
-    except ConvertError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        text = "".join(f"{line}\n" for line in shown(page(options.modules, photos)))
+        write_text(options.output, text + after_the_table(options.output))
+
+    return reported(make)
 
 
 if __name__ == "__main__":

@@ -19,21 +19,18 @@ import numpy as np
 import tensorflow as tf
 
 from convert import quiet  # noqa: F401
-from convert.errors import ConvertError
 from convert.export.litert_float import float_model
 from convert.export.litert_quantops import integer_model
 from convert.export.litert_run import LiteModel, Outputs, lite_outputs, source_outputs
-from convert.files import load_images, load_module, write_text
+from convert.files import load_images
 from mobilenets import MobileNet
 
-from .comparison import COLUMNS, Photographs, cells, module_cells, photographs
-from .markdown_page import row
+from .comparison import COLUMNS, Photographs, cells, loaded, module_cells, photographs
+from .markdown_page import reported, row, shown, write_table
 
 __all__ = ["EPOCHS", "RATE", "distilled", "table"]
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "quantization.md"
-_START = "<!-- figures: written by python -m tools.quantization_page -->"
-_END = "<!-- end -->"
 _PARTS = 5
 _BATCH = 20
 # Photographs are loaded larger by this, to be cropped at random.
@@ -95,14 +92,13 @@ def table(sources: Sequence[str], photos: Photographs, folds: int, epochs: int) 
     """
     yield row(_HEADER)
     yield f"| --- | --- |{' ---: |' * len(COLUMNS)} --- |"
-    for source in sources:
-        model = load_module(source)
+    for name, model in loaded(sources):
         size = model.variant.image_size
         images = load_images(photos.paths, size)
         larger = load_images(photos.paths, round(_MARGIN * size))
         part = np.arange(len(images)) % _PARTS
         held_out = np.concatenate([np.flatnonzero(part == fold) for fold in range(folds)])
-        labels, name = photos.labels[held_out], f"`{model.variant}`"
+        labels = photos.labels[held_out]
         wanted = source_outputs(model, images[held_out])
         yield row((name, "float", *module_cells(model, wanted, labels), ""))
         made: dict[str, list[bytes]] = {}
@@ -143,13 +139,6 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
     )
 
 
-def _with_table(text: str, lines: Sequence[str]) -> str:
-    """The page with another table."""
-    before, _, rest = text.partition(f"{_START}\n")
-    _, _, after = rest.partition(f"{_END}\n")
-    return "\n".join([f"{before}{_START}", *lines, _END, after])
-
-
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.quantization_page", description=__doc__)
     parser.add_argument("modules", nargs="+", metavar="MODULE")
@@ -159,18 +148,13 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args(arguments)
     keras.utils.set_random_seed(0)
-    try:
+
+    def make() -> None:
         photos = photographs(options.images)
-        lines = []
-        for line in table(options.modules, photos, options.folds, options.epochs):
-            print(line, flush=True)
-            lines.append(line)
-        text = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
-        write_text(options.output, _with_table(text, lines))
-    except ConvertError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        lines = shown(table(options.modules, photos, options.folds, options.epochs))
+        write_table(options.output, "figures", lines)
+
+    return reported(make)
 
 
 if __name__ == "__main__":

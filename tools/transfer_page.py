@@ -39,7 +39,7 @@ from convert.references import applications
 from mobilenets import save
 from mobilenets.images import load_batch
 
-from .markdown_page import END, after_the_table, row
+from .markdown_page import END, after_the_table, reported, row
 
 __all__ = ["Run", "page"]
 
@@ -350,7 +350,8 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--output", type=Path, default=_PAGE, metavar="FILE")
     options = parser.parse_args(arguments)
-    try:
+
+    def make() -> None:
         runs = _read(options.runs)
         for task in _missing(options.sources, options.image_size, options.seeds, runs):
             fresh = _alone(_trained, *task, options.training, options.held_out)
@@ -362,10 +363,8 @@ def _main(arguments: Sequence[str] | None = None) -> int:
             runs += fresh
         text = "".join(f"{line}\n" for line in page(runs))
         write_text(options.output, text + after_the_table(options.output))
-    except (ConvertError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return reported(make)
 
 
 if __name__ == "__main__":

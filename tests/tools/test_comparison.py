@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convert.export.litert_run import Outputs
-from tools import bfloat16_table, comparison, litert_page
+from tools import comparison, litert_page
 
 CLASSES = 1001
 
@@ -58,11 +58,3 @@ def test_no_model_is_compared_on_what_calibrated_it(monkeypatch: pytest.MonkeyPa
     assert len(content) == 4 * 4
     assert not found.scores.any()
     np.testing.assert_array_equal(found.features[:, 0], images)
-
-
-def test_the_table_of_bfloat16_has_a_place(request: pytest.FixtureRequest) -> None:
-    text = (request.config.rootpath / "docs" / "speed.md").read_text(encoding="utf-8")
-    fresh = bfloat16_table.page_with(text, ["| new |"])
-    assert "tools.bfloat16_table -->\n| new |\n<!-- end -->" in fresh
-    with pytest.raises(ValueError, match="has no place"):
-        bfloat16_table.page_with("# Nothing\n", [])

@@ -11,7 +11,7 @@ import pytest
 
 from convert.export.litert_run import Outputs
 from mobilenets import Variant
-from tools import quantization_page
+from tools import comparison, quantization_page
 from tools.comparison import Photographs
 
 CLASSES = 1001
@@ -38,7 +38,7 @@ def test_what_is_compared_was_held_out(folds: int, monkeypatch: pytest.MonkeyPat
     def told(content: bytes, images: np.ndarray, logits: bool) -> Outputs:
         return scored(images, np.isin(images, np.frombuffer(content, np.float32)))
 
-    monkeypatch.setattr(quantization_page, "load_module", lambda source: model)
+    monkeypatch.setattr(comparison, "load_module", lambda source: model)
     monkeypatch.setattr(quantization_page, "load_images", loaded)
     monkeypatch.setattr(
         quantization_page, "source_outputs", lambda model, images: scored(images, images < 0)
@@ -52,10 +52,3 @@ def test_what_is_compared_was_held_out(folds: int, monkeypatch: pytest.MonkeyPat
     assert "| float | 100.0 % |" in exact
     assert "| int8 | 100.0 % | +0.0" in rounded
     assert rounded.endswith("| all |")
-
-
-def test_the_rest_of_the_page_stays() -> None:
-    page = "before\n\n<!-- figures: written by python -m tools.quantization_page -->\n| old |\n"
-    page += "<!-- end -->\n\nafter\n"
-    found = quantization_page._with_table(page, ["| new |", "| newer |"])
-    assert found == page.replace("| old |", "| new |\n| newer |")
