@@ -18,7 +18,7 @@ from mobilenets import MobileNet
 from . import opening
 from .errors import ConvertError
 from .export.litert_run import milliseconds, probabilities
-from .opening import Lite, Serving
+from .opening import Lite, Serving, independent
 
 if TYPE_CHECKING:
     from .export.litert_source import Inference
@@ -118,7 +118,7 @@ def _saved(source: str, model: Inference) -> Classifier:
     while end.type in _HANDED_ON:
         end = end.inputs[0].op
     if end.type == "Sigmoid":
-        raise _independent(source)
+        raise independent(source)
     (images,) = function.inputs
     one = images.shape[0] == 1
 
@@ -133,7 +133,7 @@ def _saved(source: str, model: Inference) -> Classifier:
 def _lite(lite: Lite) -> Classifier:
     source, end = str(lite.path), lite.kind(lite.last())
     if end == _OPERATOR.LOGISTIC:
-        raise _independent(source)
+        raise independent(source)
     model, scaled = lite.running()
 
     def scores(images: np.ndarray) -> np.ndarray:
@@ -180,13 +180,6 @@ def _checked(
         class_names=class_names(shape[1]) if callable(class_names) else class_names,
         variant=variant,
         bytes=_bytes(Path(source)),
-    )
-
-
-def _independent(source: str) -> ConvertError:
-    return ConvertError(
-        f"{source} ends in a sigmoid, so that its classes are independent: evaluate a classifier "
-        "with logits or a softmax"
     )
 
 

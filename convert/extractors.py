@@ -16,7 +16,7 @@ from mobilenets import MobileNet, architecture
 
 from . import opening
 from .errors import ConvertError
-from .opening import Lite, Serving
+from .opening import Lite, Serving, independent
 
 if TYPE_CHECKING:
     from .export.litert_source import Inference
@@ -130,7 +130,7 @@ def _saved(source: str, model: Inference) -> Extractor:
         passed.add(end.type)
         end = end.inputs[0].op
     if "Sigmoid" in passed:
-        raise ConvertError(f"{source} ends in a sigmoid: its classes are independent")
+        raise independent(source)
     wanted = [end.inputs[0], output] if end.type == "MatMul" else [output]
     run = function.prune(images, wanted)
 
@@ -146,7 +146,7 @@ def _saved(source: str, model: Inference) -> Extractor:
 def _lite(lite: Lite) -> Extractor:
     source, end = str(lite.path), lite.kind(lite.last())
     if end == _OPERATOR.LOGISTIC:
-        raise ConvertError(f"{source} ends in a sigmoid: its classes are independent")
+        raise independent(source)
     last, output = lite.last([_OPERATOR.SOFTMAX]), int(lite.graph.graph.outputs[-1])
     wanted = [output]
     if lite.kind(last) in (_OPERATOR.FULLY_CONNECTED, _OPERATOR.CONV_2D):

@@ -23,7 +23,7 @@ from .labels import read_labels
 if TYPE_CHECKING:
     from .export.litert_source import Inference
 
-__all__ = ["Lite", "Opened", "Serving", "opened"]
+__all__ = ["Lite", "Opened", "Serving", "independent", "opened"]
 
 _OPERATOR = schema.BuiltinOperator
 _HANDED_ON = (
@@ -215,3 +215,11 @@ def _lite(path: Path, image_size: int | None) -> Lite:
 def _centre(image: np.ndarray) -> np.ndarray:
     """The pixel that padding does not reach."""
     return image[tuple(length // 2 for length in image.shape[:2])]
+
+
+def independent(source: str) -> ConvertError:
+    """The error for a classifier that gives no probabilities of one class among others."""
+    return ConvertError(
+        f"{source} ends in a sigmoid, so that its classes are independent: take a classifier with "
+        "logits or a softmax"
+    )

@@ -7,9 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..choices import WEIGHTS
+from ..choices import CROPS, WEIGHTS
 
-__all__ = ["complete", "count", "json", "module", "modules_output", "only", "source", "weights"]
+__all__ = [
+    "batches",
+    "complete",
+    "count",
+    "json",
+    "module",
+    "modules_output",
+    "only",
+    "source",
+    "weights",
+]
 
 
 def source(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +73,24 @@ def _hub_names() -> Sequence[str]:
     from mobilenets.published import archives
 
     return list(archives())
+
+
+def batches(parser: argparse.ArgumentParser) -> None:
+    """--crop and --batch-size: how images reach a model."""
+    parser.add_argument(
+        "--crop",
+        choices=CROPS,
+        default="central",
+        help="central (default): 87.5 %% of each side, as for the published accuracy; none: whole "
+        "images",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=count,
+        default=32,
+        metavar="N",
+        help="number of images per batch (default: 32)",
+    )
 
 
 def json(parser: argparse.ArgumentParser) -> None:

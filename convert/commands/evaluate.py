@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import console
-from ..choices import CROPS
 from . import _arguments
 
 if TYPE_CHECKING:
@@ -41,20 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="synsets of ImageNet's validation images, one per line in the images' order",
     )
-    parser.add_argument(
-        "--crop",
-        choices=CROPS,
-        default="central",
-        help="central (default): 87.5 %% of each side, as for the published accuracy; none: whole "
-        "images",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=_arguments.count,
-        default=32,
-        metavar="N",
-        help="number of images per batch (default: 32)",
-    )
+    _arguments.batches(parser)
     parser.add_argument(
         "--image-size",
         type=int,
