@@ -50,10 +50,11 @@ class Processes(ThreadPoolExecutor):
         """Starts a task when a process is free.
 
         Args:
-          task: A function that can be pickled, as can what it returns and raises.
+          task: A function that can be pickled, as can what it returns.
 
         Returns:
-          Its result; the exception is a `ProcessDiedError` if the process ended before.
+          Its result. The exception is the task's, a `RuntimeError` with its name and message if it
+          cannot be pickled, or a `ProcessDiedError` if the process ended before.
         """
         return super().submit(_answer, self._context, task)
 
@@ -91,7 +92,7 @@ def _answer(context: Any, task: Callable[[], Any]) -> Any:
     try:
         good, answer = receiver.recv()
     except EOFError:
-        raise ProcessDiedError("the converting process died, perhaps for lack of memory") from None
+        raise ProcessDiedError("its process died, perhaps for lack of memory") from None
     finally:
         process.join()
         receiver.close()
@@ -106,7 +107,11 @@ def _run(task: Callable[[], Any], sender: Connection) -> None:
         answer = True, task()
     except BaseException as error:
         answer = False, error
-    sender.send(answer)
+    try:
+        sender.send(answer)
+    except Exception:
+        # Neither can be pickled.
+        sender.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
 
 
 def _end_with_parent() -> None:

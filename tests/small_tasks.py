@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-__all__ = ["PRELOADED", "announce", "die", "gpus", "is_preloaded", "refuse"]
+__all__ = ["PRELOADED", "announce", "die", "gpus", "is_preloaded", "refuse", "refuse_oddly"]
 
 # A small module that nothing else imports.
 PRELOADED = "tabnanny"
@@ -21,6 +21,13 @@ def gpus() -> str | None:
 
 def refuse() -> None:
     raise OSError(28, "no space")
+
+
+def refuse_oddly() -> None:
+    class OddError(Exception):
+        """Of no module that another process could import it from."""
+
+    raise OddError("no space")
 
 
 def die() -> None:

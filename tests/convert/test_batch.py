@@ -89,8 +89,8 @@ def test_outcomes_are_in_the_tables_order(checkpoints, conversions):
         (OSError("disk"), ("failed", "disk")),
         (RuntimeError("odd"), ("failed", "RuntimeError: odd")),
         (
-            ProcessDiedError("the converting process died, perhaps for lack of memory"),
-            ("failed", "the converting process died, perhaps for lack of memory"),
+            ProcessDiedError("its process died, perhaps for lack of memory"),
+            ("failed", "its process died, perhaps for lack of memory"),
         ),
         ([(False, 1e-5), (False, 2e-5)], ("unchanged", "2.0e-05")),
         ([(False, 1e-5), (True, 2e-5)], ("converted", "2.0e-05")),

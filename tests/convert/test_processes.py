@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_tasks import PRELOADED, die, gpus, is_preloaded, refuse
+from small_tasks import PRELOADED, die, gpus, is_preloaded, refuse, refuse_oddly
 
 from convert.processes import ProcessDiedError, Processes
 
@@ -37,6 +37,11 @@ def test_errors_come_back(pool):
     with pytest.raises(OSError, match="no space") as caught:
         pool.submit(refuse).result()
     assert caught.value.errno == 28
+
+
+def test_an_error_that_cannot_be_pickled_comes_back_in_words(pool):
+    with pytest.raises(RuntimeError, match=r"^OddError: no space$"):
+        pool.submit(refuse_oddly).result()
 
 
 def test_a_process_that_dies_is_an_error_and_the_others_go_on(pool):
