@@ -41,19 +41,21 @@ VARIANTS = (
 BATCHES = (1, 32)
 TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
 FEATURES = ("mobilenet_v1_025_128", "mobilenet_v2_035_128", "mobilenet_v1_100_224")
-STEPS = 4
+STEPS = 3
 # At batch 1 a round is milliseconds, at batch 32 up to seconds.
-ROUNDS = {1: 60, 32: 9}
+ROUNDS = {1: 60, 32: 7}
 # Of a process with other threads: turns, and the calls of one.
-_TURNS = {1: (20, 10), 32: (6, 2)}
+_TURNS = {1: (15, 10), 32: (5, 2)}
 _HERE = Path(__file__).resolve().parent
 
 Times = Mapping[str, list[float]]
 
 
-def _measure(what: str, make: Callable[[], Mapping[str, Callable]], rounds: int) -> Times:
+def _measure(
+    what: str, make: Callable[[], Mapping[str, Callable]], rounds: int, warmup: int = 2
+) -> Times:
     print(what, flush=True)
-    times = interleave(make(), rounds)
+    times = interleave(make(), rounds, warmup)
     keras.backend.clear_session()
     gc.collect()
     return times
@@ -156,20 +158,22 @@ def _predict() -> Iterator[str]:
     yield "Four batches each. `module` is a `hub.KerasLayer`, `native` is `mobilenets.load(dir)`.\n"
     rows = {
         f"{name}, batch 32": _measure(
-            f"predict {name}", functools.partial(contenders.predictions, name, 32), 6
+            f"predict {name}", functools.partial(contenders.predictions, name, 32), 5, 1
         )
         for name in VARIANTS
     }
     yield from _table(rows, per=4)
 
 
-def _steps(measure: Callable[..., Mapping[str, Callable]]) -> Iterator[str]:
+def _steps(
+    measure: Callable[..., Mapping[str, Callable]], names: Sequence[str], rounds: int
+) -> Iterator[str]:
     """Steps of training: what a function of `contenders` gives for each network."""
     rows = {
         f"{name}, batch 32": _measure(
-            f"{measure.__name__} {name}", functools.partial(measure, name, 32, STEPS), 7
+            f"{measure.__name__} {name}", functools.partial(measure, name, 32, STEPS), rounds, 1
         )
-        for name in TRAINED
+        for name in names
     }
     yield from _table(rows, per=STEPS)
     yield from _quickest(rows, per=STEPS)
@@ -177,7 +181,7 @@ def _steps(measure: Callable[..., Mapping[str, Callable]]) -> Iterator[str]:
 
 def _training() -> Iterator[str]:
     yield "`model.fit`, batch 32, all variables trainable, SGD with momentum.\n"
-    yield from _steps(contenders.training)
+    yield from _steps(contenders.training, TRAINED, 6)
 
 
 def _bfloat16() -> Iterator[str]:
@@ -194,14 +198,14 @@ def _bfloat16() -> Iterator[str]:
     }
     yield from _table(rows)
     yield "\nA training step as above:\n"
-    yield from _steps(contenders.reduced_training)
+    yield from _steps(contenders.reduced_training, TRAINED[:1], 5)
 
 
 def _loading() -> Iterator[str]:
     yield "`hub.KerasLayer(dir, trainable=True)`, `mobilenets.load(dir)`, `hub.load` of a module"
     yield "for serving, and `tf_keras.models.load_model` of a SavedModel of tf_keras's network.\n"
     rows = {
-        name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 4)
+        name: _measure(f"loading {name}", functools.partial(contenders.loading, name), 4, 1)
         for name in VARIANTS
     }
     yield from _table(rows)
@@ -230,14 +234,15 @@ def _threads() -> Iterator[str]:
     yield "its own; the module in a `tf.function`. Below 1 is faster than TensorFlow's default.\n"
     rows = {}
     for name in VARIANTS:
-        for batch in BATCHES:
-            size = mobilenets.Variant.parse(name).image_size
-            turns, calls = _TURNS[batch]
-            with threads.contenders(contenders.module(name), batch, size, calls) as runs:
-                times = _measure(f"threads {name} batch {batch}", lambda runs=runs: runs, turns)
-            rows[f"{name}, batch {batch}"] = {
-                each: [seconds / calls for seconds in found] for each, found in times.items()
-            }
+        size = mobilenets.Variant.parse(name).image_size
+        with threads.contenders(contenders.module(name), size) as runs:
+            for batch in BATCHES:
+                turns, calls = _TURNS[batch]
+                asked = {each: functools.partial(run, batch, calls) for each, run in runs.items()}
+                times = _measure(f"threads {name} batch {batch}", lambda asked=asked: asked, turns)
+                rows[f"{name}, batch {batch}"] = {
+                    each: [seconds / calls for seconds in found] for each, found in times.items()
+                }
     yield from _table(rows, base="default")
 
 
@@ -255,7 +260,7 @@ def _features() -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for name in FEATURES:
         print(f"features {name}", flush=True)
-        times, cpu = interleave_with_cpu(photographs.contenders(name, folder), 5)
+        times, cpu = interleave_with_cpu(photographs.contenders(name, folder), 3, 1)
         cells = []
         for each in ("batches", "keras"):
             busy = statistics.median(
@@ -277,11 +282,10 @@ def _conversion() -> Iterator[str]:
         yield f"| `convert checkpoint`, {name} | {_figures(conversion.one(name))} |"
     sizes = (128, 160, 192, 224)
     names = [f"mobilenet_v1_025_{size}" for size in sizes]
-    for count, jobs in ((2, 1), (4, 1), (4, 2)):
-        print(f"conversion of {count}, {jobs} jobs", flush=True)
-        glob = "mobilenet_v1_025_???" if count == 4 else "mobilenet_v1_025_1[26]?"
-        figures = conversion.all_of(glob, names[:count], jobs)
-        yield f"| `convert all`, {count} checkpoints, --jobs {jobs} | {_figures(figures)} |"
+    for jobs in (1, 2):
+        print(f"conversion of {len(names)}, {jobs} jobs", flush=True)
+        figures = conversion.all_of("mobilenet_v1_025_???", names, jobs)
+        yield f"| `convert all`, {len(names)} checkpoints, --jobs {jobs} | {_figures(figures)} |"
 
 
 _SECTIONS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {

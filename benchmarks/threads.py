@@ -2,9 +2,10 @@
 
 The pools cannot be changed once TensorFlow has started. The processes stand by and take turns.
 
-    python -m benchmarks.threads MODULE BATCH SIZE INTRA INTER
+    python -m benchmarks.threads MODULE SIZE INTRA INTER
 
-runs one of them: it answers each line of standard input, a number, after so many calls.
+runs one of them: each line of standard input says how many images to call the module with, and how
+often; it answers when that is done.
 """
 
 from __future__ import annotations
@@ -27,27 +28,25 @@ SETTINGS: Mapping[str, tuple[int, int]] = {
 
 
 @contextlib.contextmanager
-def contenders(
-    module: Path, batch: int, size: int, calls: int
-) -> Iterator[dict[str, Callable[[], None]]]:
+def contenders(module: Path, size: int) -> Iterator[dict[str, Callable[[int, int], None]]]:
     """For each setting a function that has its process call the module.
+
+    The function takes the number of images and of calls, one after the other: the first ones find
+    the processor's caches full of another process's data.
 
     Args:
       module: A module's folder.
-      batch: Number of images.
       size: Height and width of the images, in pixels.
-      calls: How many, one after the other: the first ones find the processor's caches full of
-        another process's data.
     """
     with contextlib.ExitStack() as stack:
         yield {
-            name: _asking(stack.enter_context(_process(module, batch, size, *threads)), calls)
+            name: _asking(stack.enter_context(_process(module, size, *threads)))
             for name, threads in SETTINGS.items()
         }
 
 
-def _process(module: Path, batch: int, size: int, intra: int, inter: int) -> subprocess.Popen[str]:
-    numbers = map(str, (batch, size, intra, inter))
+def _process(module: Path, size: int, intra: int, inter: int) -> subprocess.Popen[str]:
+    numbers = map(str, (size, intra, inter))
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.threads", str(module), *numbers],
         cwd=Path(__file__).resolve().parents[1],
@@ -57,13 +56,13 @@ def _process(module: Path, batch: int, size: int, intra: int, inter: int) -> sub
     )
 
 
-def _asking(process: subprocess.Popen[str], calls: int) -> Callable[[], None]:
+def _asking(process: subprocess.Popen[str]) -> Callable[[int, int], None]:
     assert process.stdin is not None
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
-    def ask() -> None:
-        stdin.write(f"{calls}\n")
+    def ask(batch: int, calls: int) -> None:
+        stdin.write(f"{batch} {calls}\n")
         stdin.flush()
         if not stdout.readline():
             raise RuntimeError(f"{process.args} ended with {process.wait()}")
@@ -71,7 +70,7 @@ def _asking(process: subprocess.Popen[str], calls: int) -> Callable[[], None]:
     return ask
 
 
-def _serve(module: str, batch: int, size: int, intra: int, inter: int) -> None:
+def _serve(module: str, size: int, intra: int, inter: int) -> None:
     from convert import quiet  # noqa: F401  # before anything loads TensorFlow
 
     # isort: split
@@ -79,11 +78,12 @@ def _serve(module: str, batch: int, size: int, intra: int, inter: int) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(intra)
     tf.config.threading.set_inter_op_parallelism_threads(inter)
-    images = tf.random.stateless_uniform([batch, size, size, 3], [0, 0])
     loaded = tf.saved_model.load(module)
     call = tf.function(lambda images: loaded(images))
-    for calls in sys.stdin:
-        for _ in range(int(calls)):
+    for line in sys.stdin:
+        batch, calls = map(int, line.split())
+        images = tf.random.stateless_uniform([batch, size, size, 3], [0, 0])
+        for _ in range(calls):
             call(images).numpy()
         print(flush=True)
 

@@ -88,10 +88,11 @@ def test_loading() -> None:
 def test_a_process_for_each_setting_of_threads(capfd: pytest.CaptureFixture[str]) -> None:
     module = contenders.module(NAMES[0])
     capfd.readouterr()
-    with threads.contenders(module, 1, 64, 2) as runs:
+    with threads.contenders(module, 64) as runs:
         assert list(runs) == list(threads.SETTINGS)
-        for run in (*runs.values(), *runs.values()):
-            run()
+        for batch in (1, 2):
+            for run in runs.values():
+                run(batch, 2)
     assert capfd.readouterr() == ("", "")
 
 
@@ -99,9 +100,9 @@ def test_a_process_that_ends_is_no_figure(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(threads, "SETTINGS", {"default": (0, 0)})
     with (
         pytest.raises(RuntimeError, match="ended with 1"),
-        threads.contenders(tmp_path, 1, 64, 2) as runs,
+        threads.contenders(tmp_path, 64) as runs,
     ):
-        runs["default"]()
+        runs["default"](1, 2)
 
 
 def test_a_checkpoint_to_convert(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -42,17 +41,19 @@ def run(share: float) -> list[str]:
     lines = []
 
     def soaked(what: str, count: int, work: Callable[[int], object]) -> None:
-        count = max(4, round(count * share))
-        # The first quarter fills caches and pools.
-        for turn in range(count):
+        quarter = max(4, round(count * share / 4))
+        memory, descriptors = [], []
+        for turn in range(4 * quarter):
             work(turn)
-            if turn == count // 4:
-                gc.collect()
-                memory, descriptors = _memory(), _descriptors()
-        gc.collect()
+            memory.append(_memory())
+            descriptors.append(_descriptors())
+        # Memory rises and falls with the collector: peaks are compared. The first quarter fills
+        # caches and pools.
+        early, late = slice(quarter, 2 * quarter), slice(3 * quarter, None)
         lines.append(
-            f"{count} {what}: {_memory() - memory:+.0f} MiB and {_descriptors() - descriptors:+d} "
-            f"file descriptors after the first {count // 4 + 1}, {_memory():.0f} MiB in the end"
+            f"{4 * quarter} {what}: at most {max(memory[early]):.0f} MiB and "
+            f"{max(descriptors[early])} file descriptors in the second quarter, "
+            f"{max(memory[late]):.0f} MiB and {max(descriptors[late])} in the last"
         )
 
     with tempfile.TemporaryDirectory() as folder:
