@@ -108,6 +108,7 @@ def convert(
             "weights": "averages" if found.averaged else "raw",
         }
         original: verify.Original | None = None
+        writer: saved_model.Writer | None = None
         conversions = []
         for kind in wanted:
             classified = kind == "classification"
@@ -121,12 +122,16 @@ def convert(
             parity = _already(directory, made_from)
             written = parity is None
             if parity is None:
-                if original is None:
+                if original is None or writer is None:
                     report(f"{network.name}: reading {found.source}")
                     original = verify.Original(network, found.values(network), found.num_classes)
+                    arguments: dict[str, Any] = {"variant": network}
+                    if "classification" in wanted:
+                        arguments |= {"num_classes": found.num_classes, "class_names": names}
+                    writer = saved_model.Writer(arguments, original.values, trainable=not serving)
                 report(f"{network.name}/{kind}: writing")
                 recorded = {**made_from, "origin": _origin(found, fetched_from)}
-                parity = _write(original, directory, recorded, report)
+                parity = _write(writer, original, directory, recorded, report)
             conversions.append(Conversion(network.name, kind, str(directory), written, parity))
         return conversions
 
@@ -235,23 +240,19 @@ def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _write(
+    writer: saved_model.Writer,
     original: verify.Original,
     directory: Path,
     made_from: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    arguments = {
-        "variant": original.variant,
-        "num_classes": original.num_classes if made_from["kind"] == "classification" else None,
-        "class_names": made_from["class_names"] or None,
-    }
+    kind = made_from["kind"]
     try:
         with written_beside(directory) as folder:
             beside = folder / directory.name
-            serving = bool(made_from.get(_SERVING))
-            saved_model.write(arguments, original.values, beside, trainable=not serving)
-            report(f"{made_from['variant']}/{made_from['kind']}: verifying")
-            compared = original.compare(beside, made_from["kind"], trainable=not serving)
+            writer.write(beside, classes=kind == "classification")
+            report(f"{made_from['variant']}/{kind}: verifying")
+            compared = original.compare(beside, kind, trainable=not made_from.get(_SERVING))
             parity = {**made_from, **dataclasses.asdict(compared)}
             text = json.dumps(parity, indent=1, ensure_ascii=False)
             (beside / PARITY).write_text(f"{text}\n", encoding="utf-8")

@@ -304,15 +304,33 @@ class MobileNet(Part, keras.Model):
           TypeError: The images are integers.
           ValueError: The images are not `[batch, height, width, 3]`.
         """
+        given = activation_range_momentum if self.variant.quantized else batch_norm_momentum
+        arguments = bool(training), self._momentum if given is None else given
+        features, endpoints = self.pooled(inputs, *arguments, return_endpoints)
+        outputs, classified = self.classified(features, *arguments)
+        return {"default": outputs} | endpoints | classified if return_endpoints else outputs
+
+    def pooled(
+        self,
+        inputs: tf.Tensor,
+        training: bool,
+        momentum: float | tf.Tensor,
+        return_endpoints: bool,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The network up to its features; the arguments are those of `call`.
+
+        Returns:
+          `[batch, num_features]`, and with `return_endpoints` the activations up to there.
+        """
         inputs = checked(tf.convert_to_tensor(inputs), 3, self.name)
         if not inputs.dtype.is_floating:
             raise TypeError(
                 f"images must be floats in [0, 1]; got {inputs.dtype.name}: divide by 255"
             )
-        given = activation_range_momentum if self.variant.quantized else batch_norm_momentum
         batch = _Batch(tf.cast(inputs, tf.float32))
-        momentum = batch.momentum(self._momentum if given is None else given)
-        arguments = {"training": bool(training), "momentum": momentum}
+        if training:
+            momentum = _unless_empty(momentum, inputs)
+        arguments = {"training": training, "momentum": momentum}
         outputs = 2 * batch.images - 1
         if self.variant.quantized:
             outputs = quantize_images(outputs)
@@ -326,20 +344,33 @@ class MobileNet(Part, keras.Model):
                 outputs = layer(outputs, **arguments)
         outputs = tf.reduce_mean(outputs, [1, 2])
         if self.pool_quant is not None:
-            adapt = bool(training) and self.trainable
+            adapt = training and self.trainable
             outputs = quantize_activations(self.pool_quant, outputs, adapt, momentum)
         outputs = batch.restored(outputs)
-        endpoints["global_pool"] = outputs[:, tf.newaxis, tf.newaxis]
-        if self.logits is not None:
-            if training and self.dropout_rate:
-                outputs = tf.nn.dropout(outputs, self.dropout_rate)
-            outputs = self.logits(outputs, **arguments)
-            endpoints["Logits"] = outputs
-            endpoints["Predictions"] = tf.nn.softmax(outputs)
-        if not return_endpoints:
-            return outputs
+        if return_endpoints:
+            endpoints["global_pool"] = outputs[:, tf.newaxis, tf.newaxis]
+        return outputs, self._scoped(endpoints)
+
+    def classified(
+        self, features: tf.Tensor, training: bool, momentum: float | tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The rest of the network: `pooled`'s features to logits; the features without classes.
+
+        Returns:
+          `[batch, num_classes]` or `[batch, num_features]`, and the endpoints with classes.
+        """
+        if self.logits is None:
+            return features, {}
+        if training and self.dropout_rate:
+            features = tf.nn.dropout(features, self.dropout_rate)
+        if training:
+            momentum = _unless_empty(momentum, features)
+        outputs = self.logits(features, training=training, momentum=momentum)
+        return outputs, self._scoped({"Logits": outputs, "Predictions": tf.nn.softmax(outputs)})
+
+    def _scoped(self, endpoints: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         scope = architecture.scope(self.variant.family)
-        return {"default": outputs} | {f"{scope}/{k}": v for k, v in endpoints.items()}
+        return {f"{scope}/{name}": activation for name, activation in endpoints.items()}
 
     @property
     def _momentum(self) -> float:
@@ -490,8 +521,7 @@ class _Batch:
     def __init__(self, images: tf.Tensor) -> None:
         self._count = None if images.shape[0] else tf.shape(images)[0]
         if self._count is not None:
-            self._empty = tf.equal(self._count, 0)
-            rows = tf.cast(self._empty, tf.int32)
+            rows = tf.cast(tf.equal(self._count, 0), tf.int32)
             self._paddings = rows * tf.constant([[0, 1], [0, 0], [0, 0], [0, 0]])
         self.images = self.occupied(images)
 
@@ -516,11 +546,12 @@ class _Batch:
         restored = self.restored(activation)
         return restored, self.occupied(restored)
 
-    def momentum(self, momentum: float | tf.Tensor) -> float | tf.Tensor:
-        """The momentum of the moving averages; 1 if the batch is empty."""
-        if self._count is None:
-            return momentum
-        return tf.where(self._empty, 1.0, momentum)
+
+def _unless_empty(momentum: float | tf.Tensor, batch: tf.Tensor) -> float | tf.Tensor:
+    """The momentum of the moving averages; 1 if the batch is empty."""
+    if batch.shape[0]:
+        return momentum
+    return tf.where(tf.equal(tf.shape(batch)[0], 0), 1.0, momentum)
 
 
 # The legacy .h5 format names a model by its class alone.

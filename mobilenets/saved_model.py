@@ -12,6 +12,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from mobilenets.variants import Variant
 from mobilenets.weights import mapping
 from mobilenets.writing import temporary_folder, written_beside
 
-__all__ = ["FORMAT", "config", "is_module", "is_serving", "read", "save", "write"]
+__all__ = ["FORMAT", "Writer", "config", "is_module", "is_serving", "read", "save"]
 
-FORMAT = 3
+FORMAT = 4
 """Version of the modules' format; raise it when modules are written differently (a test checks).
 
 A module in another format is converted again.
@@ -89,40 +90,132 @@ def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool
             f"{len(strange)} of {len(values)} variables hold NaN or infinity, the first is "
             f"{strange[0]}: training diverged; save the weights of an earlier epoch"
         )
-    write(_arguments(model), values, directory, trainable=trainable)
+    Writer(_arguments(model), values, trainable=trainable).write(directory)
 
 
-def write(
-    arguments: Mapping[str, Any],
-    values: Mapping[str, np.ndarray],
-    directory: str | os.PathLike[str],
-    *,
-    trainable: bool = True,
-) -> None:
-    """Writes a network with the given weights, as `save` does.
+class Writer:
+    """Writes modules of a network with given weights, as `save` does.
+
+    The modules with and without classes share the network and its traces.
 
     Args:
       arguments: Arguments of `MobileNet`, but for `trainable`, `dtype` and `name`.
       values: Value of every variable by Slim name; others are ignored.
-      directory: As for `save`.
       trainable: As for `save`.
-
-    Raises:
-      FileExistsError: As `save` does.
-      OSError: As `save` does.
     """
-    target = Path(directory)
-    if target.exists() and not (
-        target.is_dir() and (not any(target.iterdir()) or (target / _CONFIG).is_file())
-    ):
-        raise FileExistsError(f"{target} holds something that is not a MobileNet module")
-    try:
-        with written_beside(target) as folder:
-            _write(arguments, values, folder / target.name, trainable)
-    except tf.errors.OpError as error:
-        # "<path>; No space left on device": the path is that of a temporary file.
-        reason = error.message.split(";")[-1].strip()
-        raise OSError(errno.EIO, reason, str(target)) from error
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        values: Mapping[str, np.ndarray],
+        *,
+        trainable: bool = True,
+    ) -> None:
+        # A network of its own: no frozen blocks, no reduced precision and no distribution strategy.
+        with tf.variable_creator_scope(_synchronized_when_read):
+            self._network = MobileNet(**arguments, dtype="float32")
+        for name, variable in self._network.slim_variables.items():
+            variable.assign(values[name])
+        self._trainable = trainable
+        self._losses = {
+            name: _l2_loss(variable.value)
+            for name, variable in self._network.slim_variables.items()
+            if trainable and variable.regularizer is not None
+        }
+        if not trainable:
+            self._network.make_constant()
+        self._body = _Body(self._network, trainable)
+
+    def write(self, directory: str | os.PathLike[str], *, classes: bool = True) -> None:
+        """Writes a module.
+
+        Args:
+          directory: As for `save`.
+          classes: Whether the module ends in the logits, if the network has them.
+
+        Raises:
+          FileExistsError: As `save` does.
+          OSError: As `save` does.
+        """
+        target = Path(directory)
+        if target.exists() and not (
+            target.is_dir() and (not any(target.iterdir()) or (target / _CONFIG).is_file())
+        ):
+            raise FileExistsError(f"{target} holds something that is not a MobileNet module")
+        try:
+            with written_beside(target) as folder:
+                self._write(folder / target.name, classes)
+        except tf.errors.OpError as error:
+            # "<path>; No space left on device": the path is that of a temporary file.
+            reason = error.message.split(";")[-1].strip()
+            raise OSError(errno.EIO, reason, str(target)) from error
+
+    def _write(self, directory: Path, classes: bool) -> None:
+        network = self._network
+        classes = classes and network.logits is not None
+        named = network.slim_variables
+        arguments = _arguments(network)
+        if network.logits is not None and not classes:
+            for name in network.logits.slim_variables:
+                del named[name]
+            arguments |= {"num_classes": None, "class_names": None}
+        (directory / _CONFIG).parent.mkdir(parents=True)
+        written = {**({} if self._trainable else {_SERVING: True}), **arguments}
+        (directory / _CONFIG).write_text(
+            json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+        module = tf.train.Checkpoint()
+        variables = list(named.values()) if self._trainable else []
+        # Lists, not dicts: the order is part of the interface.
+        module.variables = [v.value for v in variables]
+        module.trainable_variables = [v.value for v in variables if v.trainable]
+        module.regularization_losses = [
+            loss for name, loss in self._losses.items() if name in named
+        ]
+        with temporary_folder("mobilenet-") as temporary:
+            if names := arguments["class_names"]:
+                path = temporary / _CLASS_NAMES
+                path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+                module.class_names = tf.saved_model.Asset(str(path))
+            module.__call__ = _callable(network, self._body, classes)
+            tf.saved_model.save(
+                module, str(directory), signatures=self._signatures(module.__call__, classes)
+            )
+        canonicalize(directory)
+
+    def _signatures(
+        self, call: tf.types.experimental.PolymorphicFunction, classes: bool
+    ) -> dict[str, Callable]:
+        """The signatures; tracing them also traces the callable, and what it calls.
+
+        This happens in `tf.saved_model.save`, which would repeat earlier traces. The signatures
+        call the callable's traces and so contain no network of their own.
+        """
+        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        variant, scope = self._network.variant, self._network.name
+
+        @tf.function(input_signature=[images], autograph=False)
+        def default(images):
+            # First: a module is the same whether or not another one was written before.
+            self._body.trace()
+            for loss in self._losses.values():
+                loss.get_concrete_function()
+            return {"default": _inference(call, variant, return_endpoints=False)(images)}
+
+        if not classes:
+            return {"serving_default": default, "image_feature_vector": default}
+
+        @tf.function(input_signature=[images], autograph=False)
+        def image_feature_vector(images):
+            endpoints = _inference(call, variant, return_endpoints=True)(images)
+            return {"default": tf.squeeze(endpoints[f"{scope}/global_pool"], [1, 2])}
+
+        return {
+            "serving_default": default,
+            "image_classification": default,
+            "image_feature_vector": image_feature_vector,
+        }
 
 
 def _arguments(model: MobileNet) -> dict[str, Any]:
@@ -131,47 +224,6 @@ def _arguments(model: MobileNet) -> dict[str, Any]:
         for key, value in model.get_config().items()
         if key not in ("requires", "name", "trainable", "dtype", "inside")
     }
-
-
-def _write(
-    arguments: Mapping[str, Any],
-    values: Mapping[str, np.ndarray],
-    directory: Path,
-    trainable: bool,
-) -> None:
-    # A network of its own: no frozen blocks, no reduced precision and no distribution strategy.
-    with tf.variable_creator_scope(_synchronized_when_read):
-        network = MobileNet(**arguments, dtype="float32")
-    for name, variable in network.slim_variables.items():
-        variable.assign(values[name])
-    (directory / _CONFIG).parent.mkdir(parents=True)
-    written = {**({} if trainable else {_SERVING: True}), **_arguments(network)}
-    (directory / _CONFIG).write_text(
-        json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-
-    module = tf.train.Checkpoint()
-    variables = list(network.slim_variables.values()) if trainable else []
-    # Lists, not dicts: the order is part of the interface.
-    module.variables = [v.value for v in variables]
-    module.trainable_variables = [v.value for v in variables if v.trainable]
-    module.regularization_losses = [
-        _l2_loss(variable.value) for variable in variables if variable.regularizer is not None
-    ]
-    if not trainable:
-        network.make_constant()
-    with temporary_folder("mobilenet-") as temporary:
-        if network.class_names:
-            path = temporary / _CLASS_NAMES
-            path.write_text("".join(f"{name}\n" for name in network.class_names), encoding="utf-8")
-            module.class_names = tf.saved_model.Asset(str(path))
-        module.__call__ = _callable(
-            network, _trainable(network) if trainable else _constant(network)
-        )
-        tf.saved_model.save(
-            module, str(directory), signatures=_signatures(network, module.__call__)
-        )
-    canonicalize(directory)
 
 
 def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:
@@ -185,105 +237,96 @@ def _synchronized_when_read(create: Callable, **arguments) -> tf.Variable:
     return create(**arguments)
 
 
-def _l2_loss(kernel: tf.Variable) -> Callable[[], tf.Tensor]:
+def _l2_loss(kernel: tf.Variable) -> tf.types.experimental.PolymorphicFunction:
     return tf.function(
         lambda: L2 * tf.reduce_sum(tf.square(kernel)), input_signature=[], autograph=False
     )
 
 
-def _trainable(model: MobileNet) -> Callable:
-    infer = tf.function(
-        lambda inputs: model(inputs, training=False), input_signature=[_IMAGES], autograph=False
-    )
+class _Body:
+    """A network up to its features, as functions that every module of the network calls.
 
-    def run(inputs, training, return_endpoints, **momentum):
-        if training or return_endpoints:
-            return model(inputs, training=training, return_endpoints=return_endpoints, **momentum)
-        return infer(inputs)
+    Args:
+      network: What to trace.
+      trainable: Whether there is a trace for each way to call it; if not, one serves all.
+    """
 
-    return run
+    def __init__(self, network: MobileNet, trainable: bool) -> None:
+        self.trainable = trainable
+        ways = product((False, True), repeat=2) if trainable else [(False, True)]
+        self._traced = {way: _traced(network, *way) for way in ways}
+
+    def trace(self) -> None:
+        """Traces the functions that have not been, in the order that all modules have."""
+        for function in self._traced.values():
+            function.get_concrete_function()
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool, return_endpoints: bool, momentum: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """What `MobileNet.pooled` gives."""
+        if not self.trainable:
+            if training:
+                refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
+                with tf.control_dependencies([refused]):
+                    inputs = tf.identity(inputs)
+            # TensorFlow computes no endpoint that is not returned.
+            return self._traced[False, True](inputs)
+        function = self._traced[bool(training), bool(return_endpoints)]
+        return function(inputs, tf.convert_to_tensor(momentum)) if training else function(inputs)
 
 
-def _constant(model: MobileNet) -> Callable:
-    """Inference alone, with one trace of the network for all calls."""
-    infer = tf.function(
-        lambda inputs: model(inputs, training=False, return_endpoints=True),
-        input_signature=[_IMAGES],
+def _traced(
+    network: MobileNet, training: bool, return_endpoints: bool
+) -> tf.types.experimental.PolymorphicFunction:
+    if not training:
+        return tf.function(
+            lambda inputs: network.pooled(inputs, False, 1.0, return_endpoints),
+            input_signature=[_IMAGES],
+            autograph=False,
+        )
+    return tf.function(
+        lambda inputs, momentum: network.pooled(inputs, True, momentum, return_endpoints),
+        input_signature=[_IMAGES, tf.TensorSpec([], tf.float32, name="momentum")],
         autograph=False,
     )
 
-    def run(inputs, training, return_endpoints, **momentum):
-        if training:
-            refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
-            with tf.control_dependencies([refused]):
-                inputs = tf.identity(inputs)
-        # TensorFlow computes no endpoint that is not returned.
-        endpoints = infer(inputs)
-        return endpoints if return_endpoints else endpoints["default"]
 
-    return run
-
-
-def _callable(model: MobileNet, network: Callable) -> tf.types.experimental.PolymorphicFunction:
-    def run(inputs, training, return_endpoints, **momentum):
+def _callable(
+    network: MobileNet, body: _Body, classes: bool
+) -> tf.types.experimental.PolymorphicFunction:
+    def run(inputs, training, return_endpoints, momentum):
         # A loaded function does not check images of unknown rank.
         inputs = tf.ensure_shape(inputs, [None, None, None, 3])
         if return_endpoints == _IMAGE_SIZE:
             return_endpoints = False
-        return network(inputs, training, return_endpoints, **momentum)
+        outputs, endpoints = body(inputs, training, return_endpoints, momentum)
+        if classes:
+            outputs, classified = network.classified(outputs, training and body.trainable, momentum)
+            endpoints |= classified
+        return {"default": outputs} | endpoints if return_endpoints else outputs
 
-    if model.variant.quantized:
+    if network.variant.quantized:
 
         @tf.function(autograph=False)
         def call(
             inputs, training=False, return_endpoints=False, activation_range_momentum=RANGE_MOMENTUM
         ):
-            momentum = {"activation_range_momentum": activation_range_momentum}
-            return run(inputs, training, return_endpoints, **momentum)
+            return run(inputs, training, return_endpoints, activation_range_momentum)
     else:
 
         @tf.function(autograph=False)
         def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
-            momentum = {"batch_norm_momentum": batch_norm_momentum}
-            return run(inputs, training, return_endpoints, **momentum)
+            return run(inputs, training, return_endpoints, batch_norm_momentum)
 
     return call
 
 
-def _signatures(
-    model: MobileNet, call: tf.types.experimental.PolymorphicFunction
-) -> dict[str, Callable]:
-    """The signatures; tracing them also traces the callable.
-
-    This happens in `tf.saved_model.save`, which would repeat earlier traces. The signatures call
-    the callable's traces and so contain no network of their own.
-    """
-    images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
-
-    @tf.function(input_signature=[images], autograph=False)
-    def default(images):
-        return {"default": _inference(call, model, return_endpoints=False)(images)}
-
-    if model.num_classes is None:
-        return {"serving_default": default, "image_feature_vector": default}
-
-    @tf.function(input_signature=[images], autograph=False)
-    def image_feature_vector(images):
-        endpoints = _inference(call, model, return_endpoints=True)(images)
-        return {"default": tf.squeeze(endpoints[f"{model.name}/global_pool"], [1, 2])}
-
-    return {
-        "serving_default": default,
-        "image_classification": default,
-        "image_feature_vector": image_feature_vector,
-    }
-
-
 def _inference(
-    call: tf.types.experimental.PolymorphicFunction, model: MobileNet, return_endpoints: bool
+    call: tf.types.experimental.PolymorphicFunction, variant: Variant, return_endpoints: bool
 ) -> Callable[[tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]:
     """Traces the callable for all arguments, and returns the trace for inference at any size."""
-    momentum = "activation_range_momentum" if model.variant.quantized else "batch_norm_momentum"
+    momentum = "activation_range_momentum" if variant.quantized else "batch_norm_momentum"
 
     def trace(size: int | None, training: bool, return_endpoints: bool | str) -> Callable:
         return call.get_concrete_function(
@@ -293,7 +336,7 @@ def _inference(
             **{momentum: tf.TensorSpec([], tf.float32, name=momentum)},
         )
 
-    trace(model.variant.image_size, False, _IMAGE_SIZE)
+    trace(variant.image_size, False, _IMAGE_SIZE)
     inference = {endpoints: trace(None, False, endpoints) for endpoints in (False, True)}
     for endpoints in (False, True):
         trace(None, True, endpoints)

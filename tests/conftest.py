@@ -119,16 +119,16 @@ Context = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
-def _saving(trace: Callable[[Any, Any], dict]) -> Iterator[None]:
+def _saving(trace: Callable[..., dict]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mobilenets.saved_model._signatures", trace)
+        patch.setattr("mobilenets.saved_model.Writer._signatures", trace)
         yield
 
 
 @pytest.fixture(scope="session")
 def untraced() -> Context:
     """`with untraced():` spares the traces of modules that are saved, where none is called."""
-    return functools.partial(_saving, lambda model, call: {})
+    return functools.partial(_saving, lambda *_: {})
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,7 @@ def inference_alone() -> Context:
     """`with inference_alone():` traces of modules that are saved nothing but `module(images)`."""
     import tensorflow as tf
 
-    def trace(model: Any, call: Any) -> dict:
+    def trace(writer: Any, call: Any, classes: bool) -> dict:
         call.get_concrete_function(tf.TensorSpec([None, None, None, 3], tf.float32))
         return {}
 

@@ -58,7 +58,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> Path:
     folder = tmp_path_factory.mktemp("published")
     model = randomise(MobileNet(NAME, 1001))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("mobilenets.saved_model._signatures", lambda model, call: {})
+        patched.setattr("mobilenets.saved_model.Writer._signatures", lambda *_: {})
         for kind, each in (("classification", model), ("feature_vector", model.with_classes())):
             mobilenets.save(each, folder / "models" / kind)
     publish(find(folder / "models"), folder / "site")

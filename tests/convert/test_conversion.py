@@ -77,7 +77,7 @@ def test_the_figures_lie_beside_the_module(trained, converted):
 
 
 def test_the_same_checkpoint_is_not_converted_again(trained, converted, monkeypatch):
-    monkeypatch.setattr(saved_model, "write", lambda *_, **__: pytest.fail("was written again"))
+    monkeypatch.setattr(saved_model, "Writer", lambda *_, **__: pytest.fail("was written again"))
     again = convert(trained[0], converted[0])
     assert [(c.written, c.parity) for c in again] == [(False, c.parity) for c in converted[1]]
 
@@ -215,7 +215,7 @@ def test_nothing_half_written(quick_save, trained, tmp_path, monkeypatch, step):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    where = (saved_model, "write") if step == "saving" else (verify.Original, "compare")
+    where = (saved_model.Writer, "write") if step == "saving" else (verify.Original, "compare")
     monkeypatch.setattr(*where, fail)
     with pytest.raises(ConvertError, match="feature_vector cannot be written: No space left"):
         convert(trained[0], tmp_path / "models")
@@ -260,14 +260,14 @@ def test_modules_for_serving_lie_beside_and_are_verified(trained, tmp_path, kind
 
 
 def test_a_wrong_module_for_serving_is_noticed(trained, tmp_path, monkeypatch):
-    right = saved_model.write
+    right = saved_model.Writer
 
-    def wrong(arguments, values, directory, trainable):
+    def wrong(arguments, values, trainable):
         assert not trainable
         beta = "MobilenetV1/Conv2d_13_pointwise/BatchNorm/beta"
-        right(arguments, {**values, beta: values[beta] + 0.01}, directory, trainable=False)
+        return right(arguments, {**values, beta: values[beta] + 0.01}, trainable=False)
 
-    monkeypatch.setattr(saved_model, "write", wrong)
+    monkeypatch.setattr(saved_model, "Writer", wrong)
     with pytest.raises(ConvertError, match=r"does not agree with keras\.applications"):
         convert(trained[0], tmp_path, kinds=["feature_vector"], serving=True)
     assert not list(tmp_path.iterdir())

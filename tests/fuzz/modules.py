@@ -104,7 +104,7 @@ def formats(values: Values, sample: Path) -> list[Format]:
 
     def make(folder: Path) -> None:
         # The functions are not read, and take long to trace.
-        with mock.patch("mobilenets.saved_model._signatures", return_value={}):
+        with mock.patch("mobilenets.saved_model.Writer._signatures", return_value={}):
             mobilenets.save(mobilenets.load(sample), folder / "module")
 
     variables = next(each for each in bundles.formats(values, sample) if each.source == "module")

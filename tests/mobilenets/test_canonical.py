@@ -13,6 +13,7 @@ import tensorflow as tf
 import mobilenets
 from mobilenets import MobileNet
 from mobilenets.canonical import canonicalize
+from mobilenets.saved_model import Writer
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = ("mobilenet_v1_025_64", "mobilenet_v2_035_64", "mobilenet_v1_025_64/quantops")
@@ -58,6 +59,27 @@ def test_a_process_saves_the_same_again(quick_save: None, tmp_path: Path) -> Non
         "variables/variables.data-00000-of-00001",
         "variables/variables.index",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", [True, False], ids=["trainable", "for serving"])
+def test_modules_of_one_writer_are_those_of_writers_of_their_own(
+    trainable: bool, tmp_path: Path
+) -> None:
+    """The first one's traces serve the second, in which they are older than all others."""
+    model = MobileNet("mobilenet_v1_025_32", class_names=["background", "cat"])
+    values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
+    arguments = {"variant": model.variant, "class_names": model.class_names}
+    writer = Writer(arguments, values, trainable=trainable)
+    for name, classes in (("features", False), ("classes", True), ("features again", False)):
+        writer.write(tmp_path / name, classes=classes)
+    copy = MobileNet(model.variant)
+    copy.set_weights(model.get_weights()[:-2])
+    mobilenets.save(copy, tmp_path / "features alone", trainable=trainable)
+    mobilenets.save(model, tmp_path / "classes alone", trainable=trainable)
+    assert files(tmp_path / "classes") == files(tmp_path / "classes alone")
+    assert files(tmp_path / "features") == files(tmp_path / "features alone")
+    assert files(tmp_path / "features again") == files(tmp_path / "features")
 
 
 def test_the_functions_compute_the_same(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tiers import first_fast
 
 import mobilenets
 from mobilenets import MobileNet, MobileNetError, Variant
-from mobilenets.saved_model import write
+from mobilenets.saved_model import Writer
 from mobilenets.weights import WeightsError
 
 Images = Callable[..., np.ndarray]
@@ -526,6 +526,6 @@ def test_variables_that_are_not_finite_are_refused(quick_save: None, tmp_path: P
     model = MobileNet(Variant(V1, 0.25, 64))
     values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
     values["MobilenetV1/Conv2d_0/BatchNorm/gamma"][:] = np.nan
-    write({"variant": model.get_config()["variant"]}, values, tmp_path / "module")
+    Writer({"variant": model.get_config()["variant"]}, values).write(tmp_path / "module")
     with pytest.raises(WeightsError, match="8 of 8 values NaN or infinite"):
         mobilenets.load(tmp_path / "module")
