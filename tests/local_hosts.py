@@ -26,7 +26,8 @@ def tgz(members: dict[str, bytes] | list[tuple[tarfile.TarInfo, bytes]] | Path) 
     if isinstance(members, dict):
         members = [(tarfile.TarInfo(name), content) for name, content in members.items()]
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+    # Random weights hardly become smaller.
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         if isinstance(members, Path):
             tar.add(members, arcname=".")
         else:

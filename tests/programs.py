@@ -1,20 +1,45 @@
-"""The command line as users start it, in a process of its own."""
+"""The command line in a process of its own: as users start it, and several commands in turn."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["as_program"]
+__all__ = ["ROOT", "as_program", "in_turn"]
 
 ROOT = Path(__file__).resolve().parents[1]
+_IN_TURN = """
+import json, sys
+from convert.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        print(f"<end {code}>", file=stream, end="", flush=True)
+"""
 
 
 def as_program(*arguments: object) -> subprocess.CompletedProcess[str]:
     """What `python -m convert` prints and exits with."""
     return subprocess.run(
         [sys.executable, "-m", "convert", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def in_turn(commands: Iterable[Sequence[object]]) -> subprocess.CompletedProcess[str]:
+    """What commands print one after the other; both outputs say where one ends, `<end 0>`.
+
+    Importing TensorFlow for each would take most of the time.
+    """
+    given = [[str(argument) for argument in arguments] for arguments in commands]
+    return subprocess.run(
+        [sys.executable, "-c", _IN_TURN, json.dumps(given)],
         cwd=ROOT,
         capture_output=True,
         text=True,

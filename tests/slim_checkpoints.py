@@ -75,7 +75,7 @@ def constants(keys: Iterable[str]) -> dict[str, np.ndarray]:
 
 def packed(archive: Path, *files: Path) -> Path:
     """The archive, with the files at its top."""
-    with tarfile.open(archive, "w:gz") as tar:
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
         for file in files:
             tar.add(file, arcname=f"./{file.name}")
     return archive

@@ -51,13 +51,17 @@ def publish(models: Path, folder: Path, runtime: dict[str, Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def small(
-    tmp_path_factory: pytest.TempPathFactory, randomise: Callable, runtime: dict[str, Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    randomise: Callable,
+    untraced: Callable,
+    runtime: dict[str, Path],
 ) -> tuple[Any, Path]:
     """A small network of random weights, and its site."""
     variant = mobilenets.Variant("mobilenet_v1", 0.25, 64)
     model = randomise(mobilenets.MobileNet(variant, class_names=NAMES))
     folder = tmp_path_factory.mktemp("small")
-    mobilenets.save(model, folder / "models")
+    with untraced():
+        mobilenets.save(model, folder / "models")
     return model, publish(folder / "models", folder / "site", runtime)
 
 
@@ -210,6 +214,7 @@ def test_real_weights_name_what_python_names(
     reference_data: Path,
     runtime: dict[str, Path],
     tmp_path: Path,
+    quick_save: None,
 ) -> None:
     """Float and quantops, on photographs: also JPEGs, which each side decodes by itself.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import subprocess
@@ -204,17 +205,29 @@ def test_the_trace_that_tells_the_size_is_reached_by_nobody(family: str, loaded:
         assert_close(told(inputs), of.native(inputs))
 
 
+@pytest.fixture(scope="module")
+def unknown(loaded: Callable) -> Callable[[bool], Callable]:
+    """`unknown(training)`: a function of tensors of any shape, traced once."""
+
+    @functools.cache
+    def unknown(training: bool) -> Callable:
+        return tf.function(
+            lambda x: loaded(V1, None).hub(x, training=training),
+            input_signature=[tf.TensorSpec(None, tf.float32)],
+            autograph=False,
+        )
+
+    return unknown
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 3), (64, 64), (2, 64, 64, 6), (1, 3, 64, 64)], ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-def test_other_shapes_are_refused(shape: tuple, training: bool, loaded: Callable) -> None:
+def test_other_shapes_are_refused(
+    shape: tuple, training: bool, loaded: Callable, unknown: Callable
+) -> None:
     """In whichever way they come, and the process goes on."""
     of = loaded(V1, None)
-    unknown = tf.function(
-        lambda x: of.hub(x, training=training),
-        input_signature=[tf.TensorSpec(None, tf.float32)],
-        autograph=False,
-    )
-    for call in (lambda x: of.hub(x, training=training), unknown):
+    for call in (lambda x: of.hub(x, training=training), unknown(training)):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
             call(tf.zeros(shape))
 

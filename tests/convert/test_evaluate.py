@@ -20,6 +20,7 @@ from convert import evaluate as evaluation
 from convert.__main__ import main
 from convert.errors import ConvertError
 from convert.evaluate import Loss, evaluate, paired_interval
+from convert.export import slim
 from convert.export.litert_float import float_model
 from mobilenets import MobileNet
 
@@ -289,8 +290,12 @@ def test_nothing_is_left_of_predictions(inverse: Path, by_position: Path, tmp_pa
 @pytest.mark.parametrize(
     ("variant", "classes", "message"),
     [
-        ("mobilenet_v1_025_64", 7, r"64 takes 64-pixel images, but .*tflite 32-pixel ones"),
-        ("mobilenet_v1_025_32", 5, r"32 has 5 classes, but .*tflite 7: compare models of the same"),
+        ("mobilenet_v1_0.25_64", 7, r"64.ckpt takes 64-pixel images, but .*tflite 32-pixel ones"),
+        (
+            "mobilenet_v1_0.25_32",
+            5,
+            r"32.ckpt has 5 classes, but .*tflite 7: compare models of the",
+        ),
     ],
     ids=["size", "classes"],
 )
@@ -301,11 +306,11 @@ def test_models_that_do_not_compare(
     inverse: Path,
     pictures: Path,
     tmp_path: Path,
-    quick_save: None,
 ) -> None:
-    mobilenets.save(MobileNet(variant, classes), tmp_path / variant)
+    other = tmp_path / f"{variant}.ckpt"
+    slim.export(MobileNet(variant, classes), other)
     with pytest.raises(ConvertError, match=one_line(message)):
-        evaluate([inverse, tmp_path / variant], pictures, csv=tmp_path / "p.csv")
+        evaluate([inverse, other], pictures, csv=tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
 
 

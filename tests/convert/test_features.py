@@ -489,7 +489,7 @@ def test_a_killed_process_continues(suffix: str, small: Path, tmp_path: Path) ->
     """With SIGKILL among the batches; the file is that of a run in one go, bit for bit."""
     if suffix == ".parquet":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    count, batch_size, output = 3000, 4, tmp_path / f"f{suffix}"
+    count, batch_size, output = 1000, 4, tmp_path / f"f{suffix}"
     pictures = [picture(tmp_path / "images" / "a" / f"{i}.png", i) for i in range(100)]
     for i in range(100, count):
         os.link(pictures[i % 100], tmp_path / "images" / "a" / f"{i}.png")

@@ -1,5 +1,6 @@
 """The command line: tables for people, JSON for programs, one line and exit code 2 for mistakes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -76,14 +77,17 @@ def test_convert_then_verify(command, source, tmp_path, monkeypatch, quick_conve
     assert "mobilenet_v2_035_32/feature_vector" in out
     assert "written" in out
     module = tmp_path / "mobilenet_v2_035_32" / "feature_vector"
+    written = json.loads((module / "parity.json").read_text())
+    assert (written["variables"], written["image_size"]) == (260, 32)
+
+    # To compare again would show no more; test_conversion.py does.
+    again = Parity(260, None, 0, 32, None, None, 1e-4)
+    monkeypatch.setattr(verify.Original, "compare", lambda *_, **__: again)
     code, out, _ = command("verify", module, "--json")
     (figures,) = json.loads(out)
     assert code == 0
-    assert figures["parity"]["variables"] == 260
+    assert figures["parity"] == written | dataclasses.asdict(again)
 
-    # To compare again would show no more.
-    same = Parity(260, None, 0, 32, None, None, 1e-4)
-    monkeypatch.setattr(verify.Original, "compare", lambda *_, **__: same)
     code, out, err = command("verify", module, tmp_path)
     assert code == 2
     assert "mobilenet_v2_035_32/feature_vector" in out

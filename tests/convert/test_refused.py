@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,11 +61,16 @@ def objects_of_v3(folder: Path) -> str:
     return tf.train.Checkpoint(net=variables).write(str(folder / "ckpt"))
 
 
+@functools.cache
+def v3() -> keras.Model:
+    return keras.applications.MobileNetV3Small(
+        input_shape=(32, 32, 3), alpha=0.75, weights=None, include_top=False
+    )
+
+
 def keras_v3(name: str) -> Callable[[Path], Path]:
     def save(folder: Path) -> Path:
-        model = keras.applications.MobileNetV3Small(
-            input_shape=(32, 32, 3), alpha=0.75, weights=None, include_top=False
-        )
+        model = v3()
         (model.save_weights if "weights" in name else model.save)(folder / name)
         return folder / name
 

@@ -127,6 +127,10 @@ STATES = [
 ]
 
 
+# Of two steps that are fast each by itself.
+COMBINED = ("nested .h5", "functional", "functional clone", "twice")
+
+
 def states_and_ways() -> Iterator[Any]:
     """Every way with a state, and every state with the quickest way; slow: with one at random."""
     first, *_, last = STATES[-RANDOM:]
@@ -134,6 +138,7 @@ def states_and_ways() -> Iterator[Any]:
         quick = way == "json"
         if state is thawed_statistics_of_frozen_block or quick or state is last:
             fast = state not in STATES[-RANDOM:] or (state is first and quick)
+            fast = fast and way not in COMBINED
             name = f"{state.__name__}-{way}"
             yield pytest.param(state, way, id=name, marks=[] if fast else [pytest.mark.slow])
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -390,10 +391,18 @@ def saved(
     return folder, model
 
 
+@pytest.fixture(scope="module")
+def loaded(saved: tuple[Path, MobileNet]) -> Any:
+    """As TensorFlow loads it; not to be trained."""
+    return hub.load(str(saved[0]))
+
+
 class TestModule:
-    def test_inference(self, saved: tuple[Path, MobileNet], random_images: Callable) -> None:
-        folder, model = saved
-        layer = hub.KerasLayer(str(folder))
+    def test_inference(
+        self, saved: tuple[Path, MobileNet], loaded: Any, random_images: Callable
+    ) -> None:
+        _, model = saved
+        layer = hub.KerasLayer(loaded)
         for size in (64, 51):
             images = random_images(2, size)
             np.testing.assert_array_equal(layer(images), model(images))
@@ -423,9 +432,8 @@ class TestModule:
         assert len(layer.trainable_weights) == convolutions * 3 + 2
         assert len(layer.losses) == full + 1
 
-    def test_the_first_trace_has_the_variants_size(self, saved: tuple[Path, MobileNet]) -> None:
-        module = hub.load(str(saved[0]))
-        signature = module.__call__.concrete_functions[0].structured_input_signature
+    def test_the_first_trace_has_the_variants_size(self, loaded: Any) -> None:
+        signature = loaded.__call__.concrete_functions[0].structured_input_signature
         assert signature[0][0].shape[1:3] == [64, 64]
 
     def test_back_to_keras(self, saved: tuple[Path, MobileNet], random_images: Callable) -> None:

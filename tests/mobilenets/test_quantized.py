@@ -195,7 +195,10 @@ def test_trains_and_is_saved_like_any_quantized_model(
     model = keras.models.clone_model(quantized)
     model.set_weights(quantized.get_weights())
     model.compile(
-        keras.optimizers.SGD(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        keras.optimizers.SGD(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # Tracing a graph would take longer than the step.
+        run_eagerly=scheme == "uint8",
     )
     before = model.get_weights()
     model.fit(batches[0], np.arange(4) % 3, verbose=0)

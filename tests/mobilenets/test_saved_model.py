@@ -131,8 +131,15 @@ def test_load_needs_one_of_our_modules(tmp_path: Path) -> None:
     assert "hub.KerasLayer" in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def unchanged() -> MobileNet:
+    return MobileNet("mobilenet_v1_025_64")
+
+
 @pytest.mark.parametrize("other", ["folder", "file", "saved_model"])
-def test_save_refuses_to_replace_something_else(other: str, tmp_path: Path) -> None:
+def test_save_refuses_to_replace_something_else(
+    other: str, unchanged: MobileNet, tmp_path: Path
+) -> None:
     target = tmp_path / "target"
     if other == "file":
         target.write_text("precious")
@@ -143,32 +150,30 @@ def test_save_refuses_to_replace_something_else(other: str, tmp_path: Path) -> N
         tf.saved_model.save(tf.Module(), str(target))
     before = files(tmp_path)
     with pytest.raises(FileExistsError, match="holds something that is not a MobileNet module"):
-        mobilenets.save(MobileNet("mobilenet_v1_025_64"), target)
+        mobilenets.save(unchanged, target)
     assert files(tmp_path) == before
     assert os.listdir(tmp_path) == ["target"]
 
 
-def test_save_makes_parents_and_takes_empty_folders(quick_save: None, tmp_path: Path) -> None:
-    model = MobileNet("mobilenet_v1_025_64")
+def test_save_makes_parents_and_takes_empty_folders(
+    quick_save: None, unchanged: MobileNet, tmp_path: Path
+) -> None:
+    """Others may read what it makes."""
     target = tmp_path / "a" / "b" / "module"
-    mobilenets.save(model, target)
+    mask = os.umask(0o022)
+    try:
+        mobilenets.save(unchanged, target)
+    finally:
+        os.umask(mask)
+    if os.name == "posix":
+        assert target.stat().st_mode & 0o777 == 0o755
     empty = tmp_path / "empty"
     empty.mkdir()
-    mobilenets.save(model, str(empty))
+    mobilenets.save(unchanged, str(empty))
     for folder in (target, empty):
         assert (folder / "saved_model.pb").is_file()
         assert os.listdir(folder.parent).count(folder.name) == 1
     assert sorted(os.listdir(tmp_path)) == ["a", "empty"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_others_may_read_the_module(quick_save: None, tmp_path: Path) -> None:
-    mask = os.umask(0o022)
-    try:
-        mobilenets.save(MobileNet("mobilenet_v1_025_64"), tmp_path / "module")
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "module").stat().st_mode & 0o777 == 0o755
 
 
 def test_save_replaces_an_older_module(
@@ -206,10 +211,10 @@ def test_nothing_is_left_half_written(
     message: str,
     replacing: bool,
     named: Path,
+    unchanged: MobileNet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = MobileNet("mobilenet_v1_025_64")
     target = tmp_path / "module"
     if replacing:
         shutil.copytree(named, target)
@@ -221,7 +226,7 @@ def test_nothing_is_left_half_written(
 
     monkeypatch.setattr(tf.saved_model, "save", fail_midway)
     with pytest.raises(expected, match=message):
-        mobilenets.save(model, target)
+        mobilenets.save(unchanged, target)
     assert files(tmp_path) == before
     assert os.listdir(tmp_path) == (["module"] if replacing else [])
 

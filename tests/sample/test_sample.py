@@ -375,7 +375,7 @@ class TestShow:
         (tmp_path / "saved_model.pb").write_bytes(b"damaged")
         assert "cannot be loaded" in self._refused(capsys, tmp_path, tmp_path / "picture.png")
 
-    @pytest.mark.parametrize("num_classes", [None, 5], ids=["features", "unnamed"])
+    @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "unnamed"])
     def test_another_module(
         self,
         num_classes: int | None,

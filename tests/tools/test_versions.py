@@ -79,6 +79,15 @@ def test_colabs_libraries_are_exact() -> None:
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pin in colab.pins)
 
 
+def test_the_pinned_libraries_can_be_installed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheel, which needs an environment to be built in, and without a test."""
+    installed = []
+    monkeypatch.setattr(versions, "_pinned", lambda each, pins: installed.append((each.name, pins)))
+    monkeypatch.setattr(versions.subprocess, "run", None)
+    assert versions.main(["--install", "oldest", "newest"]) == 0
+    assert installed == [("oldest", versions.lowest())]
+
+
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         versions.main(["2.12"])

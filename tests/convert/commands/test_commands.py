@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from programs import in_turn
 
 from convert.commands import commands
 
@@ -55,18 +55,6 @@ def photos(tmp_path: Path, random_images: Callable) -> Path:
     return tmp_path / "photos"
 
 
-# Each command in turn; both outputs say where one ends. Importing TensorFlow for each would take
-# most of the time.
-IN_TURN = """
-import json, sys
-from convert.__main__ import main
-for arguments in json.loads(sys.argv[1]):
-    code = main(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        print(f"<end {code}>", file=stream, end="", flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
     """No message of TensorFlow's, or of anything else, on the way to success."""
@@ -101,14 +89,7 @@ def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
         "slim": ("slim", SAMPLE, "--output", tmp_path / "m.ckpt"),
     }
     assert {arguments[0] for arguments in commands.values()} == set(NAMES)
-    given = [[str(argument) for argument in arguments] for arguments in commands.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_TURN, json.dumps(given)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = in_turn(commands.values())
     assert done.returncode == 0, done.stderr
     outputs, errors = (text.split("<end 0>") for text in (done.stdout, done.stderr))
     for name, output, error in zip([*commands, "its end"], outputs, errors, strict=True):

@@ -140,10 +140,10 @@ def test_only_the_background_is_left_out(names, classes, tmp_path):
 
 
 def test_the_call_loads_the_file(module, tmp_path):
-    done = export(module("mobilenet_v1", 5), tmp_path / "w.weights.h5")
+    done = export(module("mobilenet_v1", 7), tmp_path / "w.weights.h5")
     model = eval(done.call, {"keras": keras})
-    assert (model.input_shape, model.output_shape) == ((None, 64, 64, 3), (None, 5))
-    assert "classes=5" in done.call
+    assert (model.input_shape, model.output_shape) == ((None, 64, 64, 3), (None, 7))
+    assert "classes=7" in done.call
     assert "include_top=False" in export(module("mobilenet_v1"), tmp_path / "w.h5").call
 
 
@@ -196,14 +196,14 @@ class TestCommandLine:
         return functools.partial(command, "keras-weights")
 
     def test_it_prints_the_call(self, run, module, tmp_path):
-        code, out, _ = run(module("mobilenet_v1", 5), "--output", tmp_path / "w.weights.h5")
+        code, out, _ = run(module("mobilenet_v1", 7), "--output", tmp_path / "w.weights.h5")
         assert code == 0
         assert "keras.applications.MobileNet(" in out
         assert (tmp_path / "w.weights.h5").is_file()
 
     def test_json(self, run, module, tmp_path):
         file = tmp_path / "w.h5"
-        code, out, _ = run(module("mobilenet_v1", 5), "--output", file, "--no-top", "--json")
+        code, out, _ = run(module("mobilenet_v1", 7), "--output", file, "--no-top", "--json")
         found = json.loads(out)
         assert code == 0
         assert (found["file"], found["classes"]) == (str(file), None)

@@ -60,7 +60,7 @@ def test_checkpoint_to_module_to_checkpoint(name, selection, quick_save, referen
         assert again.keys == {variable: variable for variable in expected}
 
 
-@pytest.mark.parametrize("classes", first_fast([5, None]), ids=["classification", "feature vector"])
+@pytest.mark.parametrize("classes", first_fast([7, None]), ids=["classification", "feature vector"])
 @pytest.mark.parametrize("family", first_fast(["mobilenet_v1", "mobilenet_v2"]))
 def test_a_saved_module_gives_its_variables(family, classes, module, tmp_path):
     done = slim.export(module(family, classes), tmp_path / "new" / "model.ckpt")

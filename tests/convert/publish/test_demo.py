@@ -62,12 +62,15 @@ def test_the_command_checks_packages_first(
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory, randomise: Callable) -> tuple[Any, Path]:
+def archive(
+    tmp_path_factory: pytest.TempPathFactory, randomise: Callable, untraced: Callable
+) -> tuple[Any, Path]:
     """A classification, and its archive."""
     folder = tmp_path_factory.mktemp("published")
     variant = mobilenets.Variant("mobilenet_v1", 0.25, 64)
     model = randomise(mobilenets.MobileNet(variant, class_names=NAMES))
-    mobilenets.save(model, folder / "module")
+    with untraced():
+        mobilenets.save(model, folder / "module")
     files = {
         path.relative_to(folder / "module").as_posix(): path
         for path in (folder / "module").rglob("*")
