@@ -12,11 +12,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-__all__ = ["MOST_IMAGES", "correct_means"]
+from mobilenets.channel_scaling import scale_between
+from mobilenets.channel_statistics import batches, measured
 
-MOST_IMAGES = 64
-"""Enough images to measure on; more would take memory."""
-_BATCH = 16
+__all__ = ["correct_means"]
 
 
 def correct_means(
@@ -28,39 +27,25 @@ def correct_means(
     """Moves each convolution's `beta` by the difference of its mean outputs, one after the other.
 
     Args:
-      blocks: The blocks of the quantized network, which are changed.
-      exact: Those of the float network with the same weights.
+      blocks: The blocks of the quantized network, which are changed. Their channels may be scaled.
+      exact: Those of the float network that it was made of.
       inputs: What the first of `blocks` takes, `[batch, height, width, channels]`.
       exact_inputs: What the first of `exact` takes.
     """
-    found, wanted = (tf.split(each, _parts(each)) for each in (inputs, exact_inputs))
+    count = inputs.shape[0]
+    found, wanted = batches(inputs), batches(exact_inputs)
     for block, reference in zip(blocks, exact, strict=True):
         convolutions = getattr(block, "convolutions", [block])
-        expected, wanted = _run(reference, wanted)
+        references = getattr(reference, "convolutions", [reference])
+        expected, wanted = measured(reference, wanted, _sums)
         for position, convolution in enumerate(convolutions):
-            means, _ = _run(block, found)
-            convolution.batch_norm.beta.assign_add(expected[position] - means[position])
-        _, found = _run(block, found)
+            scale = scale_between(references[position], convolution)
+            sums, _ = measured(block, found, _sums)
+            shift = tf.reduce_sum(scale * expected[position] - sums[position], 0) / count
+            convolution.batch_norm.beta.assign_add(shift)
+        _, found = measured(block, found, _sums)
 
 
-def _parts(images: tf.Tensor) -> list[int]:
-    count = images.shape[0]
-    return [min(_BATCH, count - start) for start in range(0, count, _BATCH)]
-
-
-def _run(
-    block: keras.layers.Layer, batches: Sequence[tf.Tensor]
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """The mean outputs of each convolution by channel, and the block's outputs for each batch."""
-    total, outputs, count = None, [], 0
-    for batch in batches:
-        activations = list(block(batch, return_endpoints=True).values())
-        sums = [
-            tf.reduce_sum(tf.reduce_mean(tf.cast(each, tf.float32), [1, 2]), 0)
-            for each in activations
-        ]
-        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
-        count += batch.shape[0]
-        outputs.append(activations[-1])
-    assert total is not None
-    return [each / count for each in total], outputs
+def _sums(activation: tf.Tensor) -> tf.Tensor:
+    """By channel, over the images, of the means over the pixels."""
+    return tf.reduce_sum(tf.reduce_mean(activation, [1, 2]), 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ import tensorflow as tf
 
 from mobilenets import architecture
 from mobilenets.blocks import block
+from mobilenets.channel_scaling import factors, scale_channels
+from mobilenets.channel_statistics import MOST_IMAGES
 from mobilenets.layers import MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
-from mobilenets.mean_correction import MOST_IMAGES, correct_means
+from mobilenets.mean_correction import correct_means
 from mobilenets.parts import Part, checked, default_regularizer
 from mobilenets.quantization import (
     RANGE_MOMENTUM,
@@ -24,7 +27,9 @@ from mobilenets.quantization import (
     range_variables,
     silence,
 )
+from mobilenets.spare_channels import repeat_channels
 from mobilenets.variants import Variant
+from mobilenets.weight_limits import limit_weights
 
 __all__ = ["MobileNet"]
 
@@ -322,14 +327,10 @@ class MobileNet(Part, keras.Model):
         Returns:
           `[batch, num_features]`, and with `return_endpoints` the activations up to there.
         """
-        inputs = checked(tf.convert_to_tensor(inputs), 3, self.name)
-        if not inputs.dtype.is_floating:
-            raise TypeError(
-                f"images must be floats in [0, 1]; got {inputs.dtype.name}: divide by 255"
-            )
-        batch = _Batch(tf.cast(inputs, tf.float32))
+        images = self._images(inputs)
+        batch = _Batch(images)
         if training:
-            momentum = _unless_empty(momentum, inputs)
+            momentum = _unless_empty(momentum, images)
         arguments = {"training": training, "momentum": momentum}
         outputs = 2 * batch.images - 1
         if self.variant.quantized:
@@ -371,6 +372,15 @@ class MobileNet(Part, keras.Model):
     def _scoped(self, endpoints: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         scope = architecture.scope(self.variant.family)
         return {f"{scope}/{name}": activation for name, activation in endpoints.items()}
+
+    def _images(self, inputs: tf.Tensor | np.ndarray) -> tf.Tensor:
+        """Images in float32; raises what `call` says."""
+        images = checked(tf.convert_to_tensor(inputs), 3, self.name)
+        if not images.dtype.is_floating:
+            raise TypeError(
+                f"images must be floats in [0, 1]; got {images.dtype.name}: divide by 255"
+            )
+        return tf.cast(images, tf.float32)
 
     @property
     def _momentum(self) -> float:
@@ -424,33 +434,49 @@ class MobileNet(Part, keras.Model):
     ) -> MobileNet:
         """A copy with simulated 8-bit quantization, to fine-tune before it becomes a LiteRT model.
 
+        The copy is made to be rounded: its kernels are not this model's, nor are the activations
+        among its endpoints. Its features and logits are this model's, but for rounding.
+
+        `"uint8"` has one range for all weights of a layer, as Google's quantops, and what would
+        stretch it is taken away. Channels that are constant get weights of 0. Channels that ReLU6
+        does not clip are scaled, and the weights that read them inversely, so that the channels of
+        a layer have weights of similar size. Channels that it clips get smaller weights where
+        rounding then costs less. `"int8"` has a symmetric range for each output channel, and rounds
+        the pooled features too, as LiteRT's int8 models.
+
+        In both, channels of the first layers that are 0 for every image repeat others, a part of
+        an 8-bit step apart.
+
         The weights' ranges are those of the weights with the batch norms folded in. A range of
         activations is the mean of the batches' ranges. The offsets (`beta`) are corrected so that
-        each channel's mean over the first 64 images is the float model's: rounded weights shift
-        it. What is frozen stays frozen.
-
-        `"uint8"` has one range for all weights of a layer, as Google's quantops. Channels that are
-        constant get weights of 0, since no range could hold theirs and the others'. `"int8"` has a
-        symmetric range for each output channel, and rounds the pooled features too, as LiteRT's
-        int8 models.
+        each channel's mean over the first images is the float model's: rounded weights shift it.
+        What is frozen stays frozen.
 
         Args:
           images: Batches `[batch, height, width, 3]`, RGB float32 in [0, 1], such as a
             `tf.data.Dataset` of them: some hundred images like those that the network will see, at
-            its size. The activations' ranges are measured on them.
+            its size. The activations' ranges are measured on them, what else is measured on the
+            first 64.
           scheme: `"uint8"` or `"int8"`: what the LiteRT model will compute in.
 
         Returns:
-          A float32 model of the variant's quantized form with this model's weights and classes.
+          A float32 model of the variant's quantized form with this model's classes.
 
         Raises:
-          ValueError: The model is quantized already, there is no such scheme, or there are no
-            images.
+          TypeError: The images are integers.
+          ValueError: The model is quantized already, there is no such scheme, there are no images,
+            or they are not `[batch, height, width, 3]`.
         """
         if scheme not in _SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}; got {scheme!r}")
         if self.variant.quantized:
             raise ValueError(f"{self.variant} is quantized already")
+        batches = iter(images)
+        first = list(_first(batches, MOST_IMAGES))
+        if not sum(map(len, first)):
+            raise ValueError("there are no images to measure ranges of activations on")
+        measured = tf.concat([self._images(batch) for batch in first], 0)[:MOST_IMAGES]
+        normalized = 2 * measured - 1
         config = {
             **self.get_config(),
             "variant": dataclasses.replace(self.variant, quantized=_SCHEMES[scheme]),
@@ -458,23 +484,20 @@ class MobileNet(Part, keras.Model):
         }
         # Frozen layers would keep the ranges that they start from.
         copy = type(self).from_config({**config, "trainable": True, "inside": None})
-        for name, variable in self.slim_variables.items():
+        exact = self._repeating()
+        for name, variable in exact.slim_variables.items():
             copy.slim_variables[name].assign(variable.numpy())
         if scheme == "uint8":
             for convolution in copy.convolutions:
                 silence(convolution)
+            scale_channels(copy.convolutions, factors(exact.blocks, copy.convolutions, normalized))
+            limit_weights(exact.blocks, copy.convolutions, normalized)
         # It would move the logits' range.
         copy.dropout_rate = 0.0
-        kept: list[tf.Tensor] = []
-        count = 0
-        for count, batch in enumerate(images, 1):
+        for count, batch in enumerate(chain(first, batches), 1):
             # The momentum of a mean: 0, 1/2, 2/3, …
             copy(batch, training=True, activation_range_momentum=1 - 1 / count)
-            if sum(map(len, kept)) < MOST_IMAGES:
-                kept.append(tf.cast(batch, tf.float32))
-        if not count:
-            raise ValueError("there are no images to measure ranges of activations on")
-        copy.correct_means(self, tf.concat(kept, 0))
+        correct_means(copy.blocks, exact.blocks, quantize_images(normalized), normalized)
         calibrated = type(self).from_config(config)
         calibrated.set_weights(copy.get_weights())
         return calibrated
@@ -491,12 +514,22 @@ class MobileNet(Part, keras.Model):
           images: `[number, height, width, 3]`, RGB in [0, 1]; the first 64 are measured.
 
         Raises:
-          ValueError: This model is not the quantized form of the other.
+          TypeError: The images are integers.
+          ValueError: This model is not the quantized form of the other, or the images are not
+            `[number, height, width, 3]`.
         """
         if not self.variant.quantized or model.variant != self.variant.unquantized:
             raise ValueError(f"{self.variant} is not the quantized form of {model.variant}")
-        normalized = 2 * tf.cast(images[:MOST_IMAGES], tf.float32) - 1
-        correct_means(self.blocks, model.blocks, quantize_images(normalized), normalized)
+        normalized = 2 * self._images(images[:MOST_IMAGES]) - 1
+        exact = model._repeating().blocks
+        correct_means(self.blocks, exact, quantize_images(normalized), normalized)
+
+    def _repeating(self) -> MobileNet:
+        """A copy in whose dead channels live ones are repeated, as in the quantized form."""
+        copy = type(self).from_config(self.get_config())
+        copy.set_weights(self.get_weights())
+        repeat_channels(copy.convolutions)
+        return copy
 
     def get_config(self) -> dict:
         return {
@@ -508,6 +541,14 @@ class MobileNet(Part, keras.Model):
             "dropout_rate": self.dropout_rate,
             "activation_range_momentum": self.activation_range_momentum,
         }
+
+
+def _first(batches: Iterator[tf.Tensor], count: int) -> Iterator[tf.Tensor]:
+    """Batches until this many images are among them, or there are no more."""
+    found = 0
+    while found < count and (batch := next(batches, None)) is not None:
+        found += len(batch)
+        yield batch
 
 
 class _Batch:

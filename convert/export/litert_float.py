@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from mobilenets import MobileNet
+from mobilenets.spare_channels import repeat_channels
 
 from ..choices import FLOAT_PRECISIONS, INTERFACES
 from ..errors import ConvertError
@@ -25,7 +26,6 @@ from .litert import LiteRTExport, checked_images, write
 from .litert_graph import LiteGraph
 from .litert_run import compare
 from .litert_source import LiteRTSource, copied, opened
-from .spare_channels import repeat_channels
 
 __all__ = ["Export", "export", "float_model"]
 
@@ -153,7 +153,7 @@ def float_model(
         if module is not None:
             changed = copied(module)
             equalize(changed, ranges)
-            repeat_channels(changed)
+            repeat_channels(changed.convolutions)
             inference = opened(changed, size)
     function = inference.batched
     content = _converted(function, precision, ranges, interface)

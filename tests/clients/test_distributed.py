@@ -156,3 +156,58 @@ def test_workers_agree(results: Results) -> None:
     first, second = results("workers")
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+QUANTIZED = """
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import mobilenets
+from examples.distributed_training import BATCH, CLASSES, STEPS, data
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+images, labels = data()
+model = mobilenets.load(sys.argv[1]).with_classes(CLASSES)
+keras.utils.set_random_seed(0)
+model.logits.kernel.assign(keras.random.normal(model.logits.kernel.shape, stddev=0.1))
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        quantized = model.quantized([images], scheme="int8")
+        # The replicas' batches have other ranges of activations than the whole one.
+        quantized.activation_range_momentum = 1.0
+        quantized.dropout_rate = 0.0
+        quantized.compile(
+            keras.optimizers.SGD(1e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    fitted = quantized.fit(images, labels, BATCH, STEPS, shuffle=False, verbose=0)
+    values = {name: variable.numpy() for name, variable in quantized.slim_variables.items()}
+    np.savez(f"{sys.argv[2]}/{replicas}.npz", losses=fitted.history["loss"], **values)
+    mobilenets.save(quantized, f"{sys.argv[2]}/{replicas}")
+    again = mobilenets.load(f"{sys.argv[2]}/{replicas}")
+    np.testing.assert_array_equal(again(images), quantized(images))
+"""
+
+
+def test_int8_trains_on_two_replicas_as_on_one(module: Callable[..., Path], tmp_path: Path) -> None:
+    """From its quantization to its module; ranges of weights follow the weights."""
+    subprocess.run(
+        [sys.executable, "-c", QUANTIZED, str(module("mobilenet_v1")), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=300,
+    )
+    one, two = (dict(np.load(tmp_path / f"{count}.npz")) for count in (1, 2))
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-3)
+    assert one["losses"][-1] < one["losses"][0]
+    for name, value in one.items():
+        assert_close(two[name], value, 1e-3, name)
+    start = mobilenets.load(module("mobilenet_v1")).slim_variables
+    moved = "MobilenetV1/Conv2d_13_pointwise/weights"
+    assert not np.array_equal(one[moved], start[moved].numpy())

@@ -186,6 +186,19 @@ def test_a_bias_is_shifted(kind: str, content: Callable, images: np.ndarray) -> 
         LiteModel(graph.packed()).run(images[0])
 
 
+def test_a_bias_beyond_int32_is_the_outermost_one(content: Callable) -> None:
+    """It would come back with the other sign."""
+    graph = LiteGraph(content("int8"))
+    like = graph.graph.tensors[graph.convolutions[0].operator.inputs[2]]
+    assert like.type == schema.TensorType.INT32
+    limits = np.iinfo(np.int32)
+    steps = np.array([-(2.0**40), limits.min, -5, 5, limits.max, 2.0**40])
+    scale = np.asarray(like.quantization.scale, np.float64)
+    position = graph.add_constant(like, steps * scale)
+    found = graph.constant(graph.graph.tensors[position]) / scale
+    np.testing.assert_allclose(found, np.clip(steps, limits.min, limits.max), rtol=1e-6)
+
+
 def test_kernels_keep_their_steps(content: Callable, images: np.ndarray) -> None:
     graph = LiteGraph(content("int8"))
     for convolution in graph.convolutions[:3]:

@@ -8,13 +8,12 @@ model's size, its time and its operations stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from mobilenets import MobileNet
 from mobilenets.layers import EPSILON, ConvBatchNorm
 
 __all__ = ["STEP", "repeat_channels"]
@@ -24,19 +23,19 @@ STEP = _RELU6[1] / 255
 """The distance between two 8-bit values of an activation behind ReLU6."""
 
 
-def repeat_channels(model: MobileNet, step: float = STEP) -> None:
-    """Makes a float model's dead channels repeat live ones.
+def repeat_channels(convolutions: Sequence[ConvBatchNorm], step: float = STEP) -> None:
+    """Makes a float network's dead channels repeat live ones.
 
     The weights that read a repeated channel are divided among its repetitions, and the moving means
     that follow take out what the shifts add. The outputs stay the same, but for a part of a step
     where ReLU6 clips a shifted value and where padding has no shift.
 
     Args:
-      model: V1 or V2; it is changed. Dead channels are those that are 0 for any image in [0, 1],
-        which the weights tell.
+      convolutions: Those of V1 or V2, in order; they are changed. Dead channels are those that are
+        0 for any image in [0, 1], which the weights tell.
       step: The shifts are parts of it; 0 makes exact repetitions.
     """
-    for chain in _chains(model):
+    for chain in _chains(convolutions):
         chain.repeat(chain.sources(), step)
 
 
@@ -97,10 +96,9 @@ class _Chain:
         _add(self.last.batch_norm.moving_mean, shift @ shared)
 
 
-def _chains(model: MobileNet) -> Iterator[_Chain]:
+def _chains(convolutions: Sequence[ConvBatchNorm]) -> Iterator[_Chain]:
     """The chains whose inputs are bounded: images in [-1, 1], or what ReLU6 has clipped."""
     before: ConvBatchNorm | None = None
-    convolutions = model.convolutions
     for first, depthwise, last in zip(
         convolutions, convolutions[1:], convolutions[2:], strict=False
     ):

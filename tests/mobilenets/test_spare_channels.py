@@ -11,18 +11,18 @@ import tensorflow as tf
 
 import mobilenets
 from convert.export.litert_source import copied
-from convert.export.spare_channels import STEP, repeat_channels
 from mobilenets import MobileNet, Variant
+from mobilenets.spare_channels import STEP, repeat_channels
 from sample.digits import TRAINED, digits
 
 SIZE = 64
-SAMPLE = Path(__file__).parents[3] / "sample" / "mobilenet_v1_0.25_64.ckpt"
+SAMPLE = Path(__file__).parents[2] / "sample" / "mobilenet_v1_0.25_64.ckpt"
 DEAD = {"mobilenet_v1": {0: [1, 4, 6], 2: [0, 3]}, "mobilenet_v2": {0: [2, 3, 9]}}
 
 
 def repeated(model: MobileNet, step: float = STEP) -> MobileNet:
     changed = copied(model)
-    repeat_channels(changed, step)
+    repeat_channels(changed.convolutions, step)
     return changed
 
 
