@@ -14,16 +14,15 @@ from mobilenets import architecture
 from mobilenets.blocks import block
 from mobilenets.channel_scaling import factors, scale_channels
 from mobilenets.channel_statistics import MOST_IMAGES
-from mobilenets.layers import MOMENTUM, WEIGHTS_STDDEV, ConvBatchNorm
+from mobilenets.layers import MOMENTUM, ConvBatchNorm
+from mobilenets.logits import Logits, QuantizedLogits
 from mobilenets.mean_correction import correct_means
-from mobilenets.parts import Part, checked, default_regularizer
+from mobilenets.parts import Part, checked
 from mobilenets.quantization import (
     RANGE_MOMENTUM,
     FakeQuantization,
     quantize_activations,
     quantize_images,
-    quantize_weights,
-    quantizers,
     range_variables,
     silence,
 )
@@ -35,96 +34,6 @@ __all__ = ["MobileNet"]
 
 # To a variant's `quantized`.
 _SCHEMES: dict[str, bool | str] = {"uint8": True, "int8": "int8"}
-
-
-@keras.saving.register_keras_serializable("mobilenets")
-class _Logits(Part, keras.layers.Layer):
-    """Slim's `Logits/Conv2d_1c_1x1` on pooled features: `[batch, features]` to logits."""
-
-    def __init__(self, num_classes: int, scope: str, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.scope = scope
-        self._constants: tuple[np.ndarray, np.ndarray] | None = None
-
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        with tf.name_scope(f"{self.scope}/"):
-            self.kernel = self.add_weight(
-                name="weights",
-                shape=(1, 1, input_shape[-1], self.num_classes),
-                initializer=keras.initializers.TruncatedNormal(stddev=WEIGHTS_STDDEV),
-                regularizer=default_regularizer("weights"),
-                aggregation="none",
-            )
-            self.biases = self.add_weight(
-                name="biases", shape=(self.num_classes,), initializer="zeros", aggregation="none"
-            )
-
-    @property
-    def slim_variables(self) -> dict[str, keras.Variable]:
-        return {f"{self.scope}/weights": self.kernel, f"{self.scope}/biases": self.biases}
-
-    def call(
-        self, inputs: tf.Tensor, training: bool = False, momentum: float | tf.Tensor = MOMENTUM
-    ) -> tf.Tensor:
-        return self._logits(inputs, self.kernel.value)
-
-    def make_constant(self) -> None:
-        """From now on inference has the values of today as constants."""
-        self._constants = self.kernel.numpy(), self.biases.numpy()
-
-    def _logits(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        values = self._constants or (kernel, self.biases.value)
-        kernel, biases = (tf.cast(each, inputs.dtype) for each in values)
-        return tf.nn.bias_add(tf.matmul(inputs, kernel[0, 0]), biases)
-
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        return (input_shape[0], self.num_classes)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "num_classes": self.num_classes, "scope": self.scope}
-
-
-@keras.saving.register_keras_serializable("mobilenets")
-class _QuantizedLogits(_Logits):
-    """`_Logits` with simulated 8-bit weights and outputs; the biases stay as they are."""
-
-    def __init__(self, *args, per_channel: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.per_channel = per_channel
-        self.weights_quant, self.act_quant = quantizers(per_channel)
-
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        super().build(input_shape)
-        with tf.name_scope(f"{self.scope}/"):
-            self.weights_quant.build((None, self.num_classes))
-            self.act_quant.build()
-
-    @property
-    def slim_variables(self) -> dict[str, keras.Variable]:
-        ranges = range_variables(self.scope, (self.weights_quant, self.act_quant))
-        return super().slim_variables | ranges
-
-    def make_constant(self) -> None:
-        kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt=False)
-        self._constants = kernel.numpy(), self.biases.numpy()
-        self.act_quant.make_constant()
-
-    def call(
-        self,
-        inputs: tf.Tensor,
-        training: bool = False,
-        momentum: float | tf.Tensor = RANGE_MOMENTUM,
-    ) -> tf.Tensor:
-        adapt = training and self.trainable
-        kernel = self.kernel.value
-        if not self._constants:
-            kernel = quantize_weights(self.weights_quant, kernel, adapt)
-        outputs = self._logits(inputs, kernel)
-        return quantize_activations(self.act_quant, outputs, adapt, momentum)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "per_channel": self.per_channel}
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -212,9 +121,9 @@ class MobileNet(Part, keras.Model):
             given = {"scope": f"{scope}/Logits/Conv2d_1c_1x1", "name": "Logits"}
             given["dtype"] = self.dtype_policy
             self.logits = (
-                _QuantizedLogits(self.num_classes, per_channel=int8, **given)
+                QuantizedLogits(self.num_classes, per_channel=int8, **given)
                 if variant.quantized
-                else _Logits(self.num_classes, **given)
+                else Logits(self.num_classes, **given)
             )
         # The model takes any size; this one decides which operations are the fastest.
         self.build((None, variant.image_size, variant.image_size, 3))

@@ -31,6 +31,7 @@ ORDER = [
     "layers",
     "quantization",
     "blocks",
+    "logits",
     "spare_channels",
     "channel_statistics",
     "channel_scaling",
