@@ -2,8 +2,8 @@
 
 TensorFlow sorts the maps in `saved_model.pb`. What it takes from the process and the machine is
 settled here: it numbers functions and captured tensors by a counter of the process, orders
-functions by a hash of these names, records the machine's devices and threads with every call, and
-writes a random number to `fingerprint.pb`.
+functions by a hash of these names, records the process's configuration with every call and its seed
+with every random number, and writes a random number to `fingerprint.pb`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2, saved_object_g
 __all__ = ["canonicalize"]
 
 _ARGUMENT = "_user_specified_name"
-# What the configuration of a call says of the machine; its other fields are about the graph.
-_MACHINE = (
-    "device_count",
-    "gpu_options",
-    "inter_op_parallelism_threads",
-    "intra_op_parallelism_threads",
-    "pluggable_device_options",
-)
+# TensorFlow's own configuration of a call. A process's differs by its devices and threads, and by
+# its optimizers: a switch to bfloat16 would go with the module.
+_CALL = config_pb2.ConfigProto(
+    allow_soft_placement=True, experimental=config_pb2.ConfigProto.Experimental()
+).SerializeToString(deterministic=True)
 
 
 def canonicalize(directory: str | os.PathLike[str]) -> None:
@@ -48,7 +45,7 @@ def canonicalize(directory: str | os.PathLike[str]) -> None:
         for function in functions:
             _rename_function(function, names)
         for node in _nodes(graph.graph_def.node, functions):
-            _rename_calls(node, names)
+            _settle(node, names)
         del graph.graph_def.library.function[:]
         graph.graph_def.library.function.extend(functions)
         _rename_objects(graph.object_graph_def, names)
@@ -77,14 +74,13 @@ def _nodes(
         yield from function.node_def
 
 
-def _rename_calls(node: node_def_pb2.NodeDef, names: dict[str, str]) -> None:
-    if "f" not in node.attr:
-        return
-    node.attr["f"].func.name = names[node.attr["f"].func.name]
-    config = config_pb2.ConfigProto.FromString(node.attr["config_proto"].s)
-    for field in _MACHINE:
-        config.ClearField(field)
-    node.attr["config_proto"].s = config.SerializeToString(deterministic=True)
+def _settle(node: node_def_pb2.NodeDef, names: dict[str, str]) -> None:
+    if "f" in node.attr:
+        node.attr["f"].func.name = names[node.attr["f"].func.name]
+        node.attr["config_proto"].s = _CALL
+    # Of the process: with one, every load of the module would drop the same features.
+    for seed in ("seed", "seed2"):
+        node.attr.pop(seed, None)
 
 
 def _rename_objects(

@@ -82,6 +82,46 @@ def test_modules_of_one_writer_are_those_of_writers_of_their_own(
     assert files(tmp_path / "features again") == files(tmp_path / "features")
 
 
+@pytest.mark.parametrize("setting", ["seed", "bfloat16", "XLA", "placement"])
+def test_settings_of_the_process_are_not_written(setting: str, tmp_path: Path) -> None:
+    switch = "auto_mixed_precision_onednn_bfloat16"
+    change, undo = {
+        "seed": (lambda: tf.random.set_seed(1), lambda: tf.random.set_seed(None)),
+        "bfloat16": (
+            lambda: tf.config.optimizer.set_experimental_options({switch: True}),
+            lambda: tf.config.optimizer.set_experimental_options({switch: False}),
+        ),
+        "XLA": (
+            lambda: tf.config.optimizer.set_jit("autoclustering"),
+            lambda: tf.config.optimizer.set_jit(False),
+        ),
+        "placement": (
+            lambda: tf.config.set_soft_device_placement(False),
+            lambda: tf.config.set_soft_device_placement(True),
+        ),
+    }[setting]
+
+    def save(name: str) -> bytes:
+        @tf.function(input_signature=[tf.TensorSpec([None])], autograph=False)
+        def inner(x: tf.Tensor) -> tf.Tensor:
+            return tf.nn.dropout(x, 0.5)
+
+        module = tf.Module()
+        module.outer = tf.function(
+            lambda x: inner(x), input_signature=[tf.TensorSpec([None])], autograph=False
+        )
+        tf.saved_model.save(module, str(tmp_path / name))
+        canonicalize(tmp_path / name)
+        return (tmp_path / name / "saved_model.pb").read_bytes()
+
+    without = save("without")
+    change()
+    try:
+        assert save("with") == without
+    finally:
+        undo()
+
+
 def test_the_functions_compute_the_same(tmp_path: Path) -> None:
     """Calls within calls, of functions that TensorFlow traced in another order than their names."""
 
