@@ -107,8 +107,7 @@ def convert(
             "variant": network.name,
             "weights": "averages" if found.averaged else "raw",
         }
-        original: verify.Original | None = None
-        writer: saved_model.Writer | None = None
+        needed: tuple[verify.Original, saved_model.Writer] | None = None
         conversions = []
         for kind in wanted:
             classified = kind == "classification"
@@ -122,16 +121,19 @@ def convert(
             parity = _already(directory, made_from)
             written = parity is None
             if parity is None:
-                if original is None or writer is None:
+                if needed is None:
                     report(f"{network.name}: reading {found.source}")
-                    original = verify.Original(network, found.values(network), found.num_classes)
+                    values = found.values(network)
                     arguments: dict[str, Any] = {"variant": network}
                     if "classification" in wanted:
                         arguments |= {"num_classes": found.num_classes, "class_names": names}
-                    writer = saved_model.Writer(arguments, original.values, trainable=not serving)
+                    needed = (
+                        verify.Original(network, values, found.num_classes),
+                        saved_model.Writer(arguments, values, trainable=not serving),
+                    )
                 report(f"{network.name}/{kind}: writing")
                 recorded = {**made_from, "origin": _origin(found, fetched_from)}
-                parity = _write(writer, original, directory, recorded, report)
+                parity = _write(*needed, directory, recorded, report)
             conversions.append(Conversion(network.name, kind, str(directory), written, parity))
         return conversions
 
@@ -240,8 +242,8 @@ def _already(directory: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _write(
-    writer: saved_model.Writer,
     original: verify.Original,
+    writer: saved_model.Writer,
     directory: Path,
     made_from: Mapping[str, Any],
     report: Callable[[str], None],

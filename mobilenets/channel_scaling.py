@@ -117,7 +117,7 @@ def _bounds(convolution: ConvBatchNorm, largest: np.ndarray) -> tuple[np.ndarray
 
 def _magnitudes(convolution: ConvBatchNorm) -> np.ndarray:
     """The largest folded weights, `[inputs, outputs]`; `[channels]` of a depthwise convolution."""
-    kernel = np.abs(convolution._folded()[0].numpy().astype(np.float64))
+    kernel = np.abs(convolution.folded()[0].numpy().astype(np.float64))
     return kernel.max((0, 1, 3) if convolution.depthwise else (0, 1))
 
 

@@ -210,7 +210,7 @@ class ConvBatchNorm(Part, keras.layers.Layer):
             # The gradients of matrix products are up to 1.2 times as fast as those of convolutions.
             outputs = _unflatten(self._multiply(inputs, self.kernel.value), inputs)
         else:
-            outputs = self._convolve(inputs, self.kernel.value)
+            outputs = self.convolve(inputs, self.kernel.value)
         return self._activate(self.batch_norm(outputs, momentum=momentum))
 
     def _activate(self, outputs: tf.Tensor) -> tf.Tensor:
@@ -226,12 +226,12 @@ class ConvBatchNorm(Part, keras.layers.Layer):
         product = self._pointwise and self.as_product
         small = self.depthwise or math.prod(self.kernel.shape) <= _FOLDED
         if small or product or self._constants or inputs.dtype != tf.float32:
-            kernel, offset = self._folded()
-            outputs = (self._multiply if product else self._convolve)(inputs, kernel)
+            kernel, offset = self.folded()
+            outputs = (self._multiply if product else self.convolve)(inputs, kernel)
             outputs = tf.nn.bias_add(outputs, tf.cast(offset, outputs.dtype))
             outputs = self._activate(outputs)
             return _unflatten(outputs, inputs) if product else outputs
-        outputs = self._convolve(inputs, self.kernel.value)
+        outputs = self.convolve(inputs, self.kernel.value)
         return self._activate(self.batch_norm.normalize(outputs))
 
     @property
@@ -240,10 +240,16 @@ class ConvBatchNorm(Part, keras.layers.Layer):
 
     def make_constant(self) -> None:
         """From now on inference has the values of today as constants, already folded."""
-        kernel, offset = self._folded()
+        kernel, offset = self.folded()
         self._constants = kernel.numpy(), offset.numpy()
 
-    def _folded(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def folded(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The kernel and the offset with the batch norm's moving statistics folded in.
+
+        Returns:
+          The kernel in its own shape and the offset `[channels]`, float32; of the values of
+          `make_constant`, if it was called.
+        """
         if self._constants:
             kernel, offset = self._constants
             return tf.constant(kernel), tf.constant(offset)
@@ -252,7 +258,13 @@ class ConvBatchNorm(Part, keras.layers.Layer):
             scale = tf.expand_dims(scale, 1)
         return self.kernel.value * scale, offset
 
-    def _convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The convolution alone, with another kernel of the same shape.
+
+        Args:
+          inputs: `[batch, height, width, channels]`, in any floating dtype, which is computed in.
+          kernel: Of the shape of `self.kernel`.
+        """
         kernel = tf.cast(kernel, inputs.dtype)
         strides = [1, self.strides, self.strides, 1]
         if self.depthwise:

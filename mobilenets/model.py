@@ -220,21 +220,32 @@ class MobileNet(Part, keras.Model):
         """
         given = activation_range_momentum if self.variant.quantized else batch_norm_momentum
         arguments = bool(training), self._momentum if given is None else given
-        features, endpoints = self.pooled(inputs, *arguments, return_endpoints)
-        outputs, classified = self.classified(features, *arguments)
+        features, endpoints = self.call_features(inputs, *arguments, return_endpoints)
+        outputs, classified = self.call_head(features, *arguments)
         return {"default": outputs} | endpoints | classified if return_endpoints else outputs
 
-    def pooled(
+    def call_features(
         self,
         inputs: tf.Tensor,
         training: bool,
         momentum: float | tf.Tensor,
         return_endpoints: bool,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The network up to its features; the arguments are those of `call`.
+        """Computes the features: the first part of `call`, whose arguments these are.
+
+        Args:
+          inputs: `[batch, height, width, 3]`, RGB with values in [0, 1].
+          training: As for `call`.
+          momentum: In [0, 1], of the batch norms' statistics, or of a quantized variant's ranges.
+          return_endpoints: As for `call`.
 
         Returns:
-          `[batch, num_features]`, and with `return_endpoints` the activations up to there.
+          `[batch, num_features]` features, and the activations by hub name up to `…/global_pool`;
+          none without `return_endpoints`.
+
+        Raises:
+          TypeError: The images are integers.
+          ValueError: The images are not `[batch, height, width, 3]`.
         """
         images = self._images(inputs)
         batch = _Batch(images)
@@ -261,13 +272,19 @@ class MobileNet(Part, keras.Model):
             endpoints["global_pool"] = outputs[:, tf.newaxis, tf.newaxis]
         return outputs, self._scoped(endpoints)
 
-    def classified(
+    def call_head(
         self, features: tf.Tensor, training: bool, momentum: float | tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The rest of the network: `pooled`'s features to logits; the features without classes.
+        """Computes the logits: the part of `call` after `call_features`.
+
+        Args:
+          features: `[batch, num_features]`.
+          training: As for `call`.
+          momentum: As for `call_features`.
 
         Returns:
-          `[batch, num_classes]` or `[batch, num_features]`, and the endpoints with classes.
+          `[batch, num_classes]` logits, and `…/Logits` and `…/Predictions` by hub name. Without
+          classes the features, and no endpoints.
         """
         if self.logits is None:
             return features, {}

@@ -327,17 +327,17 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
         return super().call(inputs, training, momentum, return_endpoints)
 
     def make_constant(self) -> None:
-        kernel, offset = self._folded()
+        kernel, offset = self.folded()
         kernel = quantize_weights(self.weights_quant, kernel, adapt=False)
         self._constants = kernel.numpy(), offset.numpy()
         self.act_quant.make_constant()
 
     def _outputs(self, inputs: tf.Tensor, training: bool, momentum: float | tf.Tensor) -> tf.Tensor:
         adapt = training and self.trainable
-        kernel, offset = self._folded()
+        kernel, offset = self.folded()
         if not self._constants:
             kernel = quantize_weights(self.weights_quant, kernel, adapt)
-        outputs = self._convolve(inputs, kernel)
+        outputs = self.convolve(inputs, kernel)
         outputs = self._activate(tf.nn.bias_add(outputs, offset))
         return quantize_activations(self.act_quant, outputs, adapt, momentum)
 

@@ -264,7 +264,7 @@ class _Body:
     def __call__(
         self, inputs: tf.Tensor, training: bool, return_endpoints: bool, momentum: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """What `MobileNet.pooled` gives."""
+        """What `MobileNet.call_features` gives."""
         if not self.trainable:
             if training:
                 refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
@@ -281,12 +281,12 @@ def _traced(
 ) -> tf.types.experimental.PolymorphicFunction:
     if not training:
         return tf.function(
-            lambda inputs: network.pooled(inputs, False, 1.0, return_endpoints),
+            lambda inputs: network.call_features(inputs, False, 1.0, return_endpoints),
             input_signature=[_IMAGES],
             autograph=False,
         )
     return tf.function(
-        lambda inputs, momentum: network.pooled(inputs, True, momentum, return_endpoints),
+        lambda inputs, momentum: network.call_features(inputs, True, momentum, return_endpoints),
         input_signature=[_IMAGES, tf.TensorSpec([], tf.float32, name="momentum")],
         autograph=False,
     )
@@ -302,7 +302,7 @@ def _callable(
             return_endpoints = False
         outputs, endpoints = body(inputs, training, return_endpoints, momentum)
         if classes:
-            outputs, classified = network.classified(outputs, training and body.trainable, momentum)
+            outputs, classified = network.call_head(outputs, training and body.trainable, momentum)
             endpoints |= classified
         return {"default": outputs} | endpoints if return_endpoints else outputs
 

@@ -59,13 +59,12 @@ class _Chain:
         that it adds to the last convolution's outputs, relative to their variances. With n
         repetitions the variance of the noise is 1 / n ** 2 of that of one.
         """
-        kernel = _folded(self.first)
+        kernel, offset = (each.numpy() for each in self.first.folded())
         lowest, highest = (bound * kernel for bound in self.bounds)
-        offset = self.first.batch_norm.fold()[1].numpy()
         dead = offset + np.maximum(lowest, highest).sum((0, 1, 2)) <= 0
         variance = self.last.batch_norm.moving_variance.numpy() + EPSILON
         read = (self.last.kernel.numpy()[0, 0] ** 2 / variance).sum(1)
-        harm = np.where(dead, 0, (_folded(self.depthwise) ** 2).sum((0, 1, 3)) * read)
+        harm = np.where(dead, 0, (self.depthwise.folded()[0].numpy() ** 2).sum((0, 1, 3)) * read)
         sources, repetitions = np.arange(len(dead)), np.ones(len(dead))
         if harm.any():
             for channel in np.flatnonzero(dead):
@@ -105,11 +104,6 @@ def _chains(convolutions: Sequence[ConvBatchNorm]) -> Iterator[_Chain]:
         if depthwise.depthwise and (before is None or before.activation):
             yield _Chain(first, depthwise, last, (-1.0, 1.0) if before is None else _RELU6)
         before = first
-
-
-def _folded(convolution: ConvBatchNorm) -> np.ndarray:
-    scale = convolution.batch_norm.fold()[0].numpy()
-    return convolution.kernel.numpy() * (scale[:, np.newaxis] if convolution.depthwise else scale)
 
 
 def _take(convolution: ConvBatchNorm, channels: np.ndarray) -> None:

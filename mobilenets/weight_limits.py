@@ -71,9 +71,9 @@ def _limit(
     outputs: tf.Tensor,
 ) -> None:
     """Limits the weights of a convolution; `outputs` are those that it has without rounding."""
-    kernel, offset = (each.numpy() for each in convolution._folded())
+    kernel, offset = (each.numpy() for each in convolution.folded())
     largest = np.abs(kernel).max((0, 1, 3) if convolution.depthwise else (0, 1, 2))
-    folded = [(reader, *reader._folded()) for reader in readers]
+    folded = [(reader, *reader.folded()) for reader in readers]
     wanted = _read(folded, outputs)
     variance = tf.math.reduce_variance(wanted, [0, 1, 2]) + _LEAST
     mean = tf.reduce_mean(outputs, [0, 1, 2])
@@ -85,7 +85,7 @@ def _limit(
         slope = slope.astype(np.float32)
         weights = kernel * (slope[:, np.newaxis] if convolution.depthwise else slope)
         rounded = quantize_weights(convolution.weights_quant, tf.constant(weights), adapt=True)
-        products = convolution._convolve(inputs, rounded)
+        products = convolution.convolve(inputs, rounded)
         shifted = slope * (offset - _MIDDLE) + _MIDDLE
         for _ in range(_SHIFTS):
             shifted += mean - tf.reduce_mean(tf.nn.relu6(products + shifted), [0, 1, 2])
@@ -112,5 +112,5 @@ def _read(
     """
     *between, (last, last_kernel, _) = readers
     for convolution, kernel, offset in between:
-        values = tf.nn.relu6(convolution._convolve(values, kernel) + offset)
-    return last._convolve(values, last_kernel)
+        values = tf.nn.relu6(convolution.convolve(values, kernel) + offset)
+    return last.convolve(values, last_kernel)

@@ -14,9 +14,19 @@ from convert.files import load_module
 from convert.labelled import labelled
 from mobilenets import MobileNet
 
-__all__ = ["COLUMNS", "EXPLAINED", "Photographs", "cells", "loaded", "module_cells", "photographs"]
+__all__ = [
+    "COLUMNS",
+    "EXPLAINED",
+    "Photographs",
+    "calibration",
+    "cells",
+    "loaded",
+    "module_cells",
+    "photographs",
+]
 
 _CLASSES = 1001
+_CALIBRATED = 125
 # The normal distribution's 97.5th percentile.
 _Z = 1.959964
 COLUMNS = ("top-1", "difference", "same class", "mean Δp", "lowest cosine")
@@ -50,6 +60,12 @@ def photographs(directory: Path) -> Photographs:
     """
     found = labelled(directory, _CLASSES)
     return Photographs(found.paths, np.array(found.labels))
+
+
+def calibration(images: np.ndarray) -> np.ndarray:
+    """At most 125 of the images, evenly spaced, to calibrate on."""
+    count = min(len(images), _CALIBRATED)
+    return images[np.linspace(0, len(images) - 1, count).round().astype(int)]
 
 
 def loaded(sources: Sequence[str]) -> Iterator[tuple[str, MobileNet]]:

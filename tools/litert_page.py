@@ -31,6 +31,7 @@ from .comparison import (
     COLUMNS,
     EXPLAINED,
     Photographs,
+    calibration,
     cells,
     loaded,
     module_cells,
@@ -41,7 +42,6 @@ from .markdown_page import END, after_the_table, reported, row, shown
 __all__ = ["page"]
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "litert.md"
-_CALIBRATED = 125
 _TEXT = """# LiteRT models of the published weights
 
 Made by `python -m tools.litert_page MODULE… --images DIR`
@@ -80,7 +80,7 @@ def page(sources: Sequence[str], photos: Photographs) -> Iterator[str]:
         machine=f"{platform.machine()} ({_processor()})",
         explained=EXPLAINED,
         runs=RUNS,
-        calibrated=len(_calibration(np.arange(len(photos.paths))[0::2])),
+        calibrated=len(calibration(np.arange(len(photos.paths))[0::2])),
     ).splitlines()
     yield row(_HEADER)
     yield f"| --- | --- |{' ---: |' * (len(_HEADER) - 3)} --- |"
@@ -110,22 +110,15 @@ def _made(model: MobileNet, precision: str, images: np.ndarray) -> tuple[bytes, 
     if precision != "int8":
         content = integer_model(model) if precision == "uint8" else float_model(model, precision)
         return content, lite_outputs(content, images, logits=logits)
-    everything = np.arange(len(images))
     contents, found = [], []
     for half, other in ((0, 1), (1, 0)):
-        calibration = images[_calibration(everything[half::2])]
-        contents.append(float_model(model, precision, images=calibration))
+        known = calibration(images[half::2])
+        contents.append(float_model(model, precision, images=known))
         found.append(lite_outputs(contents[-1], images[other::2], logits=logits))
     joined = Outputs(*(np.empty((len(images), each.shape[1])) for each in vars(found[0]).values()))
     for outputs, other in zip(found, (1, 0), strict=True):
         joined.scores[other::2], joined.features[other::2] = outputs.scores, outputs.features
     return contents[0], joined
-
-
-def _calibration(half: np.ndarray) -> np.ndarray:
-    """At most `_CALIBRATED` of a half, evenly spaced."""
-    count = min(len(half), _CALIBRATED)
-    return half[np.linspace(0, len(half) - 1, count).round().astype(int)]
 
 
 def _processor() -> str:

@@ -24,8 +24,9 @@ from convert.export.litert_quantops import integer_model
 from convert.export.litert_run import LiteModel, Outputs, lite_outputs, source_outputs
 from convert.files import load_images
 from mobilenets import MobileNet
+from mobilenets.channel_statistics import MOST_IMAGES
 
-from .comparison import COLUMNS, Photographs, cells, loaded, module_cells, photographs
+from .comparison import COLUMNS, Photographs, calibration, cells, loaded, module_cells, photographs
 from .markdown_page import reported, row, shown, write_table
 
 __all__ = ["EPOCHS", "RATE", "distilled", "table"]
@@ -35,8 +36,6 @@ _PARTS = 5
 _BATCH = 20
 # Photographs are loaded larger by this, to be cropped at random.
 _MARGIN = 1.15
-_CALIBRATED = 125
-_MEASURED = 64
 EPOCHS = 10
 RATE = 3e-5
 _HEADER = ("weights", "model", *COLUMNS, "XNNPACK")
@@ -121,10 +120,9 @@ def _models(
     model: MobileNet, images: np.ndarray, larger: np.ndarray, epochs: int
 ) -> Iterator[tuple[str, bytes]]:
     """LiteRT models that know these photographs alone."""
-    chosen = np.linspace(0, len(images) - 1, min(len(images), _CALIBRATED)).round().astype(int)
-    yield "int8, post-training", float_model(model, "int8", images=images[chosen])
+    yield "int8, post-training", float_model(model, "int8", images=calibration(images))
     batches = np.array_split(images, -(-len(images) // _BATCH))
-    measured = images[:: -(-len(images) // _MEASURED)]
+    measured = images[:: -(-len(images) // MOST_IMAGES)]
     for scheme in ("int8", "uint8"):
         student = model.quantized([measured, *batches], scheme=scheme)
         yield f"{scheme}, quantized", integer_model(student)

@@ -32,7 +32,6 @@ _FOLDER = _ROOT / ".venvs"
 _PAGE = _ROOT / "docs" / "versions.md"
 _MARKED = re.compile(r"(<!-- versions: .*? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _SHOWN = ("tensorflow", "keras", "tf_keras", "tensorflow-hub", "numpy", "h5py")
-_WHICH = "import sys, venv; print(*sys.version_info[:3], sys.prefix)"
 # What touches the interfaces of TensorFlow, the two Kerases, LiteRT, HDF5 and TensorFlow Hub.
 _CONVERSION = "tests/convert/test_conversion.py"
 TESTS = (

@@ -27,6 +27,7 @@ from .contract import Source
 from .frozen import Frozen, freeze
 
 __all__ = [
+    "BY_CHANNEL",
     "IMAGE_ROUNDING",
     "Inference",
     "LiteRTSource",
@@ -40,7 +41,8 @@ __all__ = [
 
 IMAGE_ROUNDING = "FakeQuantWithMinMaxArgs"
 """The first operation of a quantized module."""
-_BY_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
+BY_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
+"""The rounding of an int8 module's weights."""
 _LEAST_SIZE = 32
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, tf.errors.OpError)
 _PREPROCESSING = ("Placeholder", "Identity", "Cast", "Mul", "Sub", "AddV2", "RealDiv")
@@ -87,7 +89,7 @@ class Inference:
         kinds = {operation.type for operation in self.frozen.graph.get_operations()}
         if IMAGE_ROUNDING not in kinds:
             return None
-        return "int8" if _BY_CHANNEL in kinds else "uint8"
+        return "int8" if BY_CHANNEL in kinds else "uint8"
 
     @functools.cached_property
     def white(self) -> int:

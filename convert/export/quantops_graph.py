@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from ..errors import ConvertError
 from ..quiet import held_back
-from .litert_source import IMAGE_ROUNDING, Inference, white
+from .litert_source import BY_CHANNEL, IMAGE_ROUNDING, Inference, white
 
 __all__ = [
     "FIXED",
@@ -22,7 +22,6 @@ __all__ = [
 
 # The kinds of TensorFlow operations in an inference graph.
 ROUNDING = "FakeQuantWithMinMaxVars"
-_BY_CHANNEL = "FakeQuantWithMinMaxVarsPerChannel"
 WEIGHTED = ("MatMul", "Conv2D", "DepthwiseConv2dNative")
 SUMS = ("BiasAdd", "AddV2", "Add")
 RECTIFIERS = ("Relu", "Relu6")
@@ -141,4 +140,4 @@ def rounding_of(weights: tf.Tensor) -> tf.Operation | None:
     operation = weights.op
     while operation.type in (*SHAPING, *_INDEXING):
         operation = operation.inputs[0].op
-    return operation if operation.type in (ROUNDING, _BY_CHANNEL) else None
+    return operation if operation.type in (ROUNDING, BY_CHANNEL) else None

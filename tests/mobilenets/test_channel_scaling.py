@@ -60,7 +60,7 @@ def test_ranges_of_weights_become_similar(
 
     def fullness(convolution) -> float:
         """What 8 bits make use of: the channels' largest weights as shares of the layer's."""
-        kernel = np.abs(convolution._folded()[0].numpy())
+        kernel = np.abs(convolution.folded()[0].numpy())
         largest = kernel.max((0, 1, 3) if convolution.depthwise else (0, 1, 2))
         return largest.mean() / largest.max()
 

@@ -66,7 +66,7 @@ def test_is_the_quantized_form_with_scaled_channels(model: MobileNet, quantized:
     for ours, theirs, read, written in zip(
         quantized.convolutions, model.convolutions, scales, scales[1:], strict=False
     ):
-        found, kernel = ours._folded()[0], theirs._folded()[0]
+        found, kernel = ours.folded()[0], theirs.folded()[0]
         if ours.depthwise:
             kernel = kernel * (written / read)[:, np.newaxis]
         else:
@@ -147,7 +147,7 @@ def test_ranges_are_those_of_the_weights_and_of_the_batches(
     model: MobileNet, quantized: MobileNet, batches: np.ndarray
 ) -> None:
     for ours in quantized.convolutions:
-        kernel, _ = ours._folded()
+        kernel, _ = ours.folded()
         found = [ours.weights_quant.min.numpy(), ours.weights_quant.max.numpy()]
         expected = [min(tf.reduce_min(kernel), 0), max(tf.reduce_max(kernel), 0)]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -165,7 +165,7 @@ def test_int8_has_a_symmetric_range_for_each_channel(
 ) -> None:
     assert int8.variant == dataclasses.replace(model.variant, quantized="int8")
     for ours, theirs in zip(int8.convolutions, model.convolutions, strict=True):
-        kernel, _ = theirs._folded()
+        kernel, _ = theirs.folded()
         widest = np.abs(kernel.numpy().reshape(-1, ours.weights_quant.max.shape[0])).max(0)
         assert len(widest) == theirs.batch_norm.gamma.shape[0]
         np.testing.assert_allclose(ours.weights_quant.max.numpy(), widest, rtol=1e-5)
@@ -208,7 +208,7 @@ def test_a_constant_channel_does_not_stretch_the_range(
     kernel = layer.kernel.numpy()
     # Dead for images of noise, though not for any: with the input gone its weights have drifted.
     first = model.convolutions[0]
-    weights, offset = (each.numpy() for each in first._folded())
+    weights, offset = (each.numpy() for each in first.folded())
     shift = first.batch_norm.beta.numpy()
     shift[2] -= offset[2] + 0.9 * np.abs(weights[..., 2]).sum()
     first.batch_norm.beta.assign(shift)
@@ -216,7 +216,7 @@ def test_a_constant_channel_does_not_stretch_the_range(
     layer.batch_norm.moving_variance.assign(variance)
     layer.batch_norm.moving_mean.assign(mean)
     layer.kernel.assign(kernel)
-    widest = np.abs(layer._folded()[0].numpy()).reshape(9, -1).max(0)
+    widest = np.abs(layer.folded()[0].numpy()).reshape(9, -1).max(0)
     quantized = model.quantized(batches)
     assert widest[2] > 50 * np.delete(widest, 2).max()
     rounded = quantized.convolutions[1].weights_quant

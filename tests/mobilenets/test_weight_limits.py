@@ -41,16 +41,16 @@ def network(randomise: Callable) -> Callable[..., tuple[MobileNet, MobileNet]]:
 def noise(exact: MobileNet, quantized: MobileNet, images: np.ndarray) -> float:
     """What rounding the weights of the first convolution adds to the first two outputs ahead."""
     first, depthwise, last = quantized.convolutions[:3]
-    kernel, offset = first._folded()
+    kernel, offset = first.folded()
     first.weights_quant.follow(kernel, 0.0)
     rounded = first.weights_quant.rounded(kernel)
-    outputs = tf.nn.relu6(first._convolve(images, rounded) + offset)
+    outputs = tf.nn.relu6(first.convolve(images, rounded) + offset)
     expected = exact.convolutions[0](images)
 
     def ahead(values: tf.Tensor) -> np.ndarray:
-        weights, offset = depthwise._folded()
-        values = tf.nn.relu6(depthwise._convolve(values, weights) + offset)
-        return last._convolve(values, last._folded()[0]).numpy()
+        weights, offset = depthwise.folded()
+        values = tf.nn.relu6(depthwise.convolve(values, weights) + offset)
+        return last.convolve(values, last.folded()[0]).numpy()
 
     wanted = ahead(expected)
     return np.mean((ahead(outputs) - wanted).var((0, 1, 2)) / wanted.var((0, 1, 2)))

@@ -53,7 +53,7 @@ def test_no_model_is_compared_on_what_calibrated_it(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(litert_page, "float_model", made)
     monkeypatch.setattr(litert_page, "lite_outputs", told)
-    monkeypatch.setattr(litert_page, "_CALIBRATED", 4)
+    monkeypatch.setattr(comparison, "_CALIBRATED", 4)
     content, found = litert_page._made(SimpleNamespace(num_classes=2), "int8", images)
     assert len(content) == 4 * 4
     assert not found.scores.any()
