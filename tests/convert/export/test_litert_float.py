@@ -440,6 +440,8 @@ class TestCommandLine:
         monkeypatch.setattr(litert_float, "float_model", lambda *_, **__: content)
         code, out, _ = run(module("mobilenet_v1", 7), "--output", tmp_path / "m.tflite")
         assert code == 0
+        assert "m.tflite" in out
+        assert f"{len(content):,}" in out
         assert "float32 64 px" in out
         assert "cosine" not in out
 
