@@ -28,7 +28,9 @@ install: $(installed)  ## .venv with everything that is needed here
 $(installed): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(bin)/python -m pip install --quiet --editable '.[notebooks]' --group dev
+	@# Without setuptools' warning of every editable installation.
+	PYTHONWARNINGS='ignore:Editable installation' \
+		$(bin)/python -m pip install --quiet --editable '.[notebooks]' --group dev
 	touch $@
 
 tests := $(bin)/python -m pytest -n auto --dist loadfile
