@@ -7,7 +7,7 @@ weights stay trainable. The choice of operation depends on the cost: see `ConvBa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -34,9 +34,16 @@ _SMALL = 4_000_000
 _FOLDED = 32_768
 
 
-def moved(kept: tf.Tensor, batch: tf.Tensor, momentum: float | tf.Tensor) -> tf.Tensor:
-    """A moving average after a step: exactly `kept` at momentum 1, exactly `batch` at 0."""
-    return momentum * kept + (1 - momentum) * batch
+def move(averages: Iterable[tuple[keras.Variable, tf.Tensor]], momentum: float | tf.Tensor) -> None:
+    """Moves averages by a step: not at all at momentum 1, exactly to the batch's values at 0.
+
+    Args:
+      averages: Each with the value of the batch.
+      momentum: In [0, 1]: the share that is kept.
+    """
+    rest = 1 - momentum
+    for average, batch in averages:
+        average.assign(momentum * average.value + rest * batch)
 
 
 @keras.saving.register_keras_serializable("mobilenets")
@@ -81,8 +88,7 @@ class BatchNorm(Part, keras.layers.Layer):
             epsilon=EPSILON,
             is_training=True,
         )
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moved(moving.value, batch, momentum))
+        move([(self.moving_mean, mean), (self.moving_variance, variance)], momentum)
         return outputs
 
     def normalize(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -486,15 +486,18 @@ class _Batch:
     """
 
     def __init__(self, images: tf.Tensor) -> None:
-        self._count = None if images.shape[0] else tf.shape(images)[0]
-        if self._count is not None:
-            rows = tf.cast(tf.equal(self._count, 0), tf.int32)
+        self._may_be_empty = not images.shape[0]
+        if self._may_be_empty:
+            count = tf.shape(images)[:1]
+            rows = tf.cast(tf.equal(count, 0), tf.int32)
             self._paddings = rows * tf.constant([[0, 1], [0, 0], [0, 0], [0, 0]])
+            # For all activations: `activation[:count]` would make such tensors anew for each.
+            self._given = tf.constant([0]), count, tf.constant([1])
         self.images = self.occupied(images)
 
     def occupied(self, activation: tf.Tensor) -> tf.Tensor:
         """`[batch, height, width, channels]` with a row of zeros if there are no images."""
-        if self._count is None:
+        if not self._may_be_empty:
             return activation
         # TensorFlow's graph optimizer passes the tensor on if the padding is 0.
         padded = tf.pad(activation, self._paddings)
@@ -503,7 +506,9 @@ class _Batch:
 
     def restored(self, activation: tf.Tensor) -> tf.Tensor:
         """An activation without the padding."""
-        return activation if self._count is None else activation[: self._count]
+        if not self._may_be_empty:
+            return activation
+        return tf.strided_slice(activation, *self._given)
 
     def split(self, activation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The activation to return, and the activation to pass on through the network.

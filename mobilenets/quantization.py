@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mobilenets import architecture
-from mobilenets.layers import EPSILON, ConvBatchNorm, moved
+from mobilenets.layers import EPSILON, ConvBatchNorm, move
 from mobilenets.parts import Part, Split
 
 __all__ = [
@@ -142,6 +142,16 @@ class FakeQuantization(Part, keras.layers.Layer):
         """From now on `rounded` has the range of today as constants."""
         self._constants = self.min.numpy(), self.max.numpy()
 
+    def fit(self, inputs: tf.Tensor) -> None:
+        """Sets the range to that of the inputs, widened to contain 0.
+
+        Args:
+          inputs: Of any shape, float32.
+        """
+        low, high = self._measured(tf.stop_gradient(inputs))
+        self.min.assign(low)
+        self.max.assign(high)
+
     def follow(self, inputs: tf.Tensor, momentum: float | tf.Tensor) -> None:
         """Moves the range towards that of the inputs, widened to contain 0.
 
@@ -150,8 +160,7 @@ class FakeQuantization(Part, keras.layers.Layer):
           momentum: In [0, 1]: the share of the range that is kept.
         """
         low, high = self._measured(tf.stop_gradient(inputs))
-        for bound, batch in ((self.min, low), (self.max, high)):
-            bound.assign(moved(bound.value, batch, momentum))
+        move([(self.min, low), (self.max, high)], momentum)
 
     def _measured(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         low, high = tf.minimum(tf.reduce_min(inputs), 0.0), tf.maximum(tf.reduce_max(inputs), 0.0)
@@ -204,7 +213,7 @@ def quantize_weights(quantization: FakeQuantization, weights: tf.Tensor, adapt: 
     """
     if not adapt:
         return quantization.rounded(weights)
-    quantization.follow(weights, momentum=0.0)
+    quantization.fit(weights)
     # `weights - fixed(weights)` is exactly 0 and carries the gradient.
     fixed = tf.stop_gradient
     return fixed(quantization.rounded(weights)) + (weights - fixed(weights))

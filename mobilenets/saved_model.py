@@ -32,7 +32,7 @@ from mobilenets.writing import temporary_folder, written_beside
 
 __all__ = ["FORMAT", "Writer", "config", "is_module", "is_serving", "read", "save"]
 
-FORMAT = 4
+FORMAT = 5
 """Version of the modules' format; raise it when modules are written differently (a test checks).
 
 A module in another format is converted again.
@@ -124,7 +124,7 @@ class Writer:
         }
         if not trainable:
             self._network.make_constant()
-        self._body = _Body(self._network, trainable)
+        self._features = _features(self._network, trainable)
 
     def write(self, directory: str | os.PathLike[str], *, classes: bool = True) -> None:
         """Writes a module.
@@ -178,9 +178,15 @@ class Writer:
                 path = temporary / _CLASS_NAMES
                 path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
                 module.class_names = tf.saved_model.Asset(str(path))
-            module.__call__ = _callable(network, self._body, classes)
+            module.__call__ = self._features
+            if classes:
+                module.__call__ = _classification(network, self._features, self._trainable)
             tf.saved_model.save(
-                module, str(directory), signatures=self._signatures(module.__call__, classes)
+                module,
+                str(directory),
+                signatures=self._signatures(module.__call__, classes),
+                # There are none; TensorFlow would look for them at every operation.
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
             )
         canonicalize(directory)
 
@@ -198,17 +204,19 @@ class Writer:
         @tf.function(input_signature=[images], autograph=False)
         def default(images):
             # First: a module is the same whether or not another one was written before.
-            self._body.trace()
+            _trace_all(self._features, variant)
             for loss in self._losses.values():
                 loss.get_concrete_function()
-            return {"default": _inference(call, variant, return_endpoints=False)(images)}
+            _trace_all(call, variant)
+            outputs = _trace(call, variant, None, False, False)(images, tf.constant(0.0))
+            return {"default": outputs}
 
         if not classes:
             return {"serving_default": default, "image_feature_vector": default}
 
         @tf.function(input_signature=[images], autograph=False)
         def image_feature_vector(images):
-            endpoints = _inference(call, variant, return_endpoints=True)(images)
+            endpoints = _trace(call, variant, None, False, True)(images, tf.constant(0.0))
             return {"default": tf.squeeze(endpoints[f"{scope}/global_pool"], [1, 2])}
 
         return {
@@ -243,105 +251,101 @@ def _l2_loss(kernel: tf.Variable) -> tf.types.experimental.PolymorphicFunction:
     )
 
 
-class _Body:
-    """A network up to its features, as functions that every module of the network calls.
+_Run = Callable[[tf.Tensor, bool, bool, tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]
+
+
+def _features(network: MobileNet, trainable: bool) -> tf.types.experimental.PolymorphicFunction:
+    """The callable of a module without classes; one with classes calls its traces.
 
     Args:
       network: What to trace.
-      trainable: Whether there is a trace for each way to call it; if not, one serves all.
+      trainable: Whether there is a network for each way to call it; if not, one serves all.
     """
 
-    def __init__(self, network: MobileNet, trainable: bool) -> None:
-        self.trainable = trainable
-        ways = product((False, True), repeat=2) if trainable else [(False, True)]
-        self._traced = {way: _traced(network, *way) for way in ways}
+    # For the trace that tells the size and that for any size, or for all. TensorFlow computes no
+    # endpoint that is not returned.
+    @tf.function(input_signature=[_IMAGES], autograph=False)
+    def inference(inputs):
+        return network.call_features(inputs, False, 1.0, not trainable)
 
-    def trace(self) -> None:
-        """Traces the functions that have not been, in the order that all modules have."""
-        for function in self._traced.values():
-            function.get_concrete_function()
-
-    def __call__(
-        self, inputs: tf.Tensor, training: bool, return_endpoints: bool, momentum: tf.Tensor
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """What `MobileNet.call_features` gives."""
-        if not self.trainable:
-            if training:
-                refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
-                with tf.control_dependencies([refused]):
-                    inputs = tf.identity(inputs)
-            # TensorFlow computes no endpoint that is not returned.
-            return self._traced[False, True](inputs)
-        function = self._traced[bool(training), bool(return_endpoints)]
-        return function(inputs, tf.convert_to_tensor(momentum)) if training else function(inputs)
-
-
-def _traced(
-    network: MobileNet, training: bool, return_endpoints: bool
-) -> tf.types.experimental.PolymorphicFunction:
-    if not training:
-        return tf.function(
-            lambda inputs: network.call_features(inputs, False, 1.0, return_endpoints),
-            input_signature=[_IMAGES],
-            autograph=False,
-        )
-    return tf.function(
-        lambda inputs, momentum: network.call_features(inputs, True, momentum, return_endpoints),
-        input_signature=[_IMAGES, tf.TensorSpec([], tf.float32, name="momentum")],
-        autograph=False,
-    )
-
-
-def _callable(
-    network: MobileNet, body: _Body, classes: bool
-) -> tf.types.experimental.PolymorphicFunction:
     def run(inputs, training, return_endpoints, momentum):
-        # A loaded function does not check images of unknown rank.
-        inputs = tf.ensure_shape(inputs, [None, None, None, 3])
-        if return_endpoints == _IMAGE_SIZE:
-            return_endpoints = False
-        outputs, endpoints = body(inputs, training, return_endpoints, momentum)
-        if classes:
-            outputs, classified = network.call_head(outputs, training and body.trainable, momentum)
-            endpoints |= classified
+        if training and not trainable:
+            refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
+            with tf.control_dependencies([refused]):
+                inputs = tf.identity(inputs)
+        if trainable and (training or return_endpoints):
+            outputs, endpoints = network.call_features(inputs, training, momentum, return_endpoints)
+        else:
+            outputs, endpoints = inference(inputs)
         return {"default": outputs} | endpoints if return_endpoints else outputs
 
-    if network.variant.quantized:
+    return _callable(run, network.variant)
+
+
+def _classification(
+    network: MobileNet, features: tf.types.experimental.PolymorphicFunction, trainable: bool
+) -> tf.types.experimental.PolymorphicFunction:
+    """The callable of a module with classes."""
+
+    def run(inputs, training, return_endpoints, momentum):
+        trace = _trace(features, network.variant, None, training, return_endpoints)
+        found = trace(inputs, momentum)
+        outputs = found.pop("default") if return_endpoints else found
+        outputs, classified = network.call_head(outputs, training and trainable, momentum)
+        return {"default": outputs} | found | classified if return_endpoints else outputs
+
+    return _callable(run, network.variant)
+
+
+def _callable(run: _Run, variant: Variant) -> tf.types.experimental.PolymorphicFunction:
+    """A module's callable, which gives what `run` computes."""
+
+    def checked(inputs, training, return_endpoints, momentum):
+        # A loaded function does not check images of unknown rank.
+        inputs = tf.ensure_shape(inputs, [None, None, None, 3])
+        return_endpoints = bool(return_endpoints) and return_endpoints != _IMAGE_SIZE
+        return run(inputs, bool(training), return_endpoints, tf.convert_to_tensor(momentum))
+
+    if variant.quantized:
 
         @tf.function(autograph=False)
         def call(
             inputs, training=False, return_endpoints=False, activation_range_momentum=RANGE_MOMENTUM
         ):
-            return run(inputs, training, return_endpoints, activation_range_momentum)
+            return checked(inputs, training, return_endpoints, activation_range_momentum)
     else:
 
         @tf.function(autograph=False)
         def call(inputs, training=False, return_endpoints=False, batch_norm_momentum=MOMENTUM):
-            return run(inputs, training, return_endpoints, batch_norm_momentum)
+            return checked(inputs, training, return_endpoints, batch_norm_momentum)
 
     return call
 
 
-def _inference(
-    call: tf.types.experimental.PolymorphicFunction, variant: Variant, return_endpoints: bool
-) -> Callable[[tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]:
-    """Traces the callable for all arguments, and returns the trace for inference at any size."""
-    momentum = "activation_range_momentum" if variant.quantized else "batch_norm_momentum"
+def _momentum(variant: Variant) -> str:
+    return "activation_range_momentum" if variant.quantized else "batch_norm_momentum"
 
-    def trace(size: int | None, training: bool, return_endpoints: bool | str) -> Callable:
-        return call.get_concrete_function(
-            tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
-            training=training,
-            return_endpoints=return_endpoints,
-            **{momentum: tf.TensorSpec([], tf.float32, name=momentum)},
-        )
 
-    trace(variant.image_size, False, _IMAGE_SIZE)
-    inference = {endpoints: trace(None, False, endpoints) for endpoints in (False, True)}
-    for endpoints in (False, True):
-        trace(None, True, endpoints)
-    traced = inference[return_endpoints]
-    return lambda images: traced(inputs=images, **{momentum: tf.constant(0.0)})
+def _trace(
+    call: tf.types.experimental.PolymorphicFunction,
+    variant: Variant,
+    size: int | None,
+    training: bool,
+    return_endpoints: bool | str,
+) -> tf.types.experimental.ConcreteFunction:
+    return call.get_concrete_function(
+        tf.TensorSpec([None, size, size, 3], tf.float32, name="inputs"),
+        training=training,
+        return_endpoints=return_endpoints,
+        **{_momentum(variant): tf.TensorSpec([], tf.float32, name=_momentum(variant))},
+    )
+
+
+def _trace_all(call: tf.types.experimental.PolymorphicFunction, variant: Variant) -> None:
+    """Traces a callable for all arguments."""
+    _trace(call, variant, variant.image_size, False, _IMAGE_SIZE)
+    for training, return_endpoints in product((False, True), repeat=2):
+        _trace(call, variant, None, training, return_endpoints)
 
 
 def is_module(path: str | os.PathLike[str]) -> bool:

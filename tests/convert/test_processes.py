@@ -1,5 +1,6 @@
 """Tasks in processes of their own: what comes back, and what happens to those that die."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -31,6 +32,12 @@ def test_processes_start_with_the_modules_loaded_and_without_gpus(pool):
     assert pool.submit(is_preloaded).result()
     assert pool.submit(gpus).result() == "-1"
     assert not is_preloaded()
+
+
+def test_processes_look_for_garbage_rarely_and_not_in_what_was_imported(pool):
+    pythons_own = 700
+    assert pool.submit(gc.get_threshold).result()[0] > pythons_own
+    assert pool.submit(gc.get_freeze_count).result() > 0
 
 
 def test_errors_come_back(pool):

@@ -204,6 +204,14 @@ class TestFakeQuantization:
         # Moving the range so that 0 is in it takes half a step at most.
         np.testing.assert_allclose([rounded.min(), rounded.max()], bounds, atol=0.501 * step)
 
+    @pytest.mark.parametrize("before", [6.0, np.inf, np.nan], ids=str)
+    def test_fit_takes_the_range_of_the_inputs_whatever_it_was(self, before: float) -> None:
+        quantization = FakeQuantization()
+        quantization.build()
+        quantization.max.assign(before)
+        quantization.fit(tf.constant([0.5, 2.0]))
+        assert (quantization.min.numpy(), quantization.max.numpy()) == (0, 2)
+
 
 class TestChannelQuantization:
     @pytest.mark.parametrize("shape", [(3, 3, 2, 4), (3, 3, 4, 1)], ids=["full", "depthwise"])
@@ -213,7 +221,7 @@ class TestChannelQuantization:
         weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         by_channel = weights.reshape(-1, 4)
         by_channel *= [0.01, 1, 30, 0]
-        quantization.follow(weights, momentum=0.0)
+        quantization.fit(weights)
         widest = np.abs(by_channel).max(0)
         high, low = quantization.max.numpy(), quantization.min.numpy()
         np.testing.assert_allclose(high[:3], widest[:3])

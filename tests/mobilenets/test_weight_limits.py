@@ -42,7 +42,7 @@ def noise(exact: MobileNet, quantized: MobileNet, images: np.ndarray) -> float:
     """What rounding the weights of the first convolution adds to the first two outputs ahead."""
     first, depthwise, last = quantized.convolutions[:3]
     kernel, offset = first.folded()
-    first.weights_quant.follow(kernel, 0.0)
+    first.weights_quant.fit(kernel)
     rounded = first.weights_quant.rounded(kernel)
     outputs = tf.nn.relu6(first.convolve(images, rounded) + offset)
     expected = exact.convolutions[0](images)
