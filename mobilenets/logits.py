@@ -20,6 +20,9 @@ from mobilenets.quantization import (
 
 __all__ = ["Logits", "QuantizedLogits"]
 
+# Of the lowest logit; the whole range comes first, and is kept if none is better.
+_SHARES = np.linspace(1, 0, 21, dtype=np.float32)
+
 
 # The names in .keras files that exist.
 @keras.saving.register_keras_serializable("mobilenets", name="_Logits")
@@ -89,6 +92,25 @@ class QuantizedLogits(Logits):
     def slim_variables(self) -> dict[str, keras.Variable]:
         ranges = range_variables(self.scope, (self.weights_quant, self.act_quant))
         return super().slim_variables | ranges
+
+    def fit_range(self, logits: tf.Tensor) -> None:
+        """Takes the range of outputs whose rounding changes the probabilities least.
+
+        It reaches the largest logit. Low logits make hardly any difference to a softmax: where they
+        are clipped, the others have finer steps.
+
+        Args:
+          logits: `[images, classes]` as they are without rounding, float32.
+        """
+        rounding, exact = self.act_quant, tf.nn.log_softmax(logits)
+        rounding.fit(logits)
+        lowest = rounding.min.numpy()
+        divergences = []
+        for share in _SHARES:
+            rounding.min.assign(share * lowest)
+            found = tf.nn.log_softmax(rounding.rounded(logits))
+            divergences.append(float(tf.reduce_sum(tf.exp(exact) * (exact - found))))
+        rounding.min.assign(_SHARES[int(np.argmin(divergences))] * lowest)
 
     def make_constant(self) -> None:
         kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt=False)

@@ -7,13 +7,14 @@ and Bias Correction, https://arxiv.org/abs/1906.04721, section 4.2). Here they a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from mobilenets.channel_scaling import scale_between
 from mobilenets.channel_statistics import batches, measured
+from mobilenets.quantization import QuantizedConvBatchNorm
 
 __all__ = ["correct_means"]
 
@@ -23,6 +24,7 @@ def correct_means(
     exact: Sequence[keras.layers.Layer],
     inputs: tf.Tensor,
     exact_inputs: tf.Tensor,
+    prepare: Callable[[QuantizedConvBatchNorm, Iterator[tf.Tensor]], None] | None = None,
 ) -> None:
     """Moves each convolution's `beta` by the difference of its mean outputs, one after the other.
 
@@ -31,6 +33,8 @@ def correct_means(
       exact: Those of the float network that it was made of.
       inputs: What the first of `blocks` takes, `[batch, height, width, channels]`.
       exact_inputs: What the first of `exact` takes.
+      prepare: What else is to happen to a convolution, before it is corrected; gets the convolution
+        and its inputs, of corrected convolutions, in batches.
     """
     count = inputs.shape[0]
     found, wanted = batches(inputs), batches(exact_inputs)
@@ -39,11 +43,23 @@ def correct_means(
         references = getattr(reference, "convolutions", [reference])
         expected, wanted = measured(reference, wanted, _sums)
         for position, convolution in enumerate(convolutions):
+            if prepare is not None:
+                prepare(convolution, _inputs(block, position, found))
             scale = scale_between(references[position], convolution)
             sums, _ = measured(block, found, _sums)
             shift = tf.reduce_sum(scale * expected[position] - sums[position], 0) / count
             convolution.batch_norm.beta.assign_add(shift)
         _, found = measured(block, found, _sums)
+
+
+def _inputs(
+    block: keras.layers.Layer, position: int, inputs: Sequence[tf.Tensor]
+) -> Iterator[tf.Tensor]:
+    """What a block's convolution at a position takes, for each of the block's batches."""
+    for batch in inputs:
+        if position:
+            batch = list(block(batch, return_endpoints=True).values())[position - 1]
+        yield batch
 
 
 def _sums(activation: tf.Tensor) -> tf.Tensor:

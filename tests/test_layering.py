@@ -37,6 +37,7 @@ ORDER = [
     "channel_scaling",
     "weight_limits",
     "mean_correction",
+    "weight_rounding",
     "model",
     "images",
     "weights",

@@ -1,73 +1,43 @@
-"""Kernels rounded for their inputs: on their grid, and with less error than the nearest values."""
+"""Kernels in LiteRT's layouts: rounded as those of a module with simulated rounding."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from convert.export.weight_rounding import _patches, rounded
+from convert.export.weight_rounding import round_kernel
+from mobilenets.quantization import QuantizedConvBatchNorm
+from mobilenets.weight_rounding import round_weights
 
-GROUPS, OUTPUTS, WEIGHTS = 3, 4, 9
 
-
-def kernels() -> tuple[np.ndarray, np.ndarray]:
-    """Weights and their steps."""
+@pytest.mark.parametrize(
+    ("filters", "size"), [(None, 3), (5, 3), (5, 1)], ids=["depthwise", "full", "pointwise"]
+)
+def test_as_in_a_module(filters: int | None, size: int) -> None:
     random = np.random.default_rng(0)
-    values = random.normal(size=(GROUPS, OUTPUTS, WEIGHTS))
-    return values, np.abs(values).max(2, keepdims=True) / 127
+    images = np.abs(random.normal(size=(3, 8, 8, 4))).cumsum(1).cumsum(2).astype(np.float32)
+    layer = QuantizedConvBatchNorm(filters, size, strides=2, per_channel=True)
+    layer.build(images.shape)
+    layer.kernel.assign(random.normal(size=layer.kernel.shape))
+    exact = layer.folded()[0]
+    layer.weights_quant.follow(exact, 0.0)
 
+    def lite(kernel: tf.Tensor) -> np.ndarray:
+        return kernel.numpy().transpose(3, 0, 1, 2)
 
-def inputs(alike: float) -> np.ndarray:
-    """`[groups, number, weights]`; what neighbours have in common is `alike` of them."""
-    random = np.random.default_rng(1)
-    common = random.normal(1, 1, (GROUPS, 500, 1))
-    return alike * common + (1 - alike) * random.normal(size=(GROUPS, 500, WEIGHTS))
-
-
-def moments(values: np.ndarray) -> np.ndarray:
-    return values.transpose(0, 2, 1) @ values / values.shape[1]
-
-
-def test_unrelated_inputs_get_the_nearest_values() -> None:
-    values, steps = kernels()
-    found = rounded(values, steps, np.stack([np.eye(WEIGHTS)] * GROUPS))
-    np.testing.assert_allclose(found, np.round(values / steps) * steps, rtol=1e-12)
-
-
-def test_related_inputs_get_less_error() -> None:
-    values, steps = kernels()
-    given = inputs(alike=0.8)
-    found = rounded(values, steps, moments(given))
-    errors = [
-        np.mean((given @ (each - values).transpose(0, 2, 1)) ** 2)
-        for each in (found, np.round(values / steps) * steps)
-    ]
-    assert errors[0] < 0.3 * errors[1]
-    whole = found / steps
-    np.testing.assert_allclose(whole, np.round(whole), rtol=0, atol=1e-9)
-    assert np.abs(whole).max() <= 127 + 1e-9
-
-
-def test_inputs_that_are_always_0() -> None:
-    values, steps = kernels()
-    given = inputs(alike=0.5)
-    given[0] = 0
-    given[1, :, 2] = 0
-    found = rounded(values, steps, moments(given))
-    np.testing.assert_allclose(found[0], np.round(values[0] / steps[0]) * steps[0], rtol=1e-12)
-    assert np.isfinite(found).all()
-
-
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(6, 6), (7, 5), (2, 1)], ids=str)
-def test_patches_are_what_a_kernel_sees(shape: tuple, stride: int, size: int) -> None:
-    random = np.random.default_rng(2)
-    image = random.normal(size=(*shape, 3)).astype(np.float32)
-    kernel = random.normal(size=(size, size, 3, 4)).astype(np.float32)
-    found = _patches(image, size, stride, 100, random).reshape(-1, kernel[..., 0].size)
-    expected = tf.nn.conv2d(image[np.newaxis], kernel, stride, "SAME")
-    np.testing.assert_allclose(
-        found @ kernel.reshape(-1, 4), np.reshape(expected, (-1, 4)), rtol=0, atol=1e-5
+    stored: list[np.ndarray] = []
+    convolution = SimpleNamespace(
+        depthwise=filters is None,
+        strides=2,
+        steps=layer.weights_quant.max.numpy().astype(np.float64) / 127,
+        store_kernel=stored.append,
     )
+    round_kernel(convolution, lite(exact), images, len(images))
+    round_weights(layer, [tf.constant(images)], len(images))
+    (found,) = stored
+    expected = lite(layer.folded()[0])
+    assert np.abs(found - lite(exact)).max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
