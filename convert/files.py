@@ -68,7 +68,9 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
         with writing.written_beside(target) as folder:
             yield folder
     except OSError as error:
-        raise ConvertError(f"{target} cannot be written: {error.strerror or error}") from error
+        # HDF5 puts lines about its buffers where others put the system's words.
+        why = os.strerror(error.errno) if error.errno else first_line(error)
+        raise ConvertError(f"{target} cannot be written: {why}") from error
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

@@ -1,6 +1,8 @@
-"""The base class of the project's errors."""
+"""The base class of the project's errors, and TensorFlow's words in them."""
 
-__all__ = ["MobileNetError"]
+import re
+
+__all__ = ["MobileNetError", "without_operation"]
 
 
 class MobileNetError(ValueError):
@@ -9,3 +11,9 @@ class MobileNetError(ValueError):
     The message says what is wrong, where, and what to do. Failures of the operating system and
     wrong arguments in a program raise Python's own `OSError`, `ValueError` and `TypeError`.
     """
+
+
+def without_operation(message: str) -> str:
+    """A message of TensorFlow's on one line, without the operation that failed."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", message, flags=re.DOTALL)
+    return " ".join(text.split()).rstrip(".")

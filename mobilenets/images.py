@@ -18,12 +18,13 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import os
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
+
+from mobilenets.errors import without_operation
 
 __all__ = [
     "Prediction",
@@ -336,5 +337,4 @@ def _reason(error: Exception, source: _Source) -> str:
         return "not a path; pass an encoded image as bytes"
     if not isinstance(error, tf.errors.OpError):
         return "cannot be read"
-    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", error.message, flags=re.DOTALL).strip()
-    return " ".join(text.removeprefix(f"{path}; ").split()).rstrip(".")
+    return without_operation(error.message).removeprefix(f"{' '.join(path.split())}; ")

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from mobilenets import weights
 from mobilenets.canonical import canonicalize
-from mobilenets.errors import MobileNetError
+from mobilenets.errors import MobileNetError, without_operation
 from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
 from mobilenets.parts import L2
@@ -147,7 +147,7 @@ class Writer:
                 self._write(folder / target.name, classes)
         except tf.errors.OpError as error:
             # "<path>; No space left on device": the path is that of a temporary file.
-            reason = error.message.split(";")[-1].strip()
+            reason = without_operation(error.message).rpartition("; ")[2]
             raise OSError(errno.EIO, reason, str(target)) from error
 
     def _write(self, directory: Path, classes: bool) -> None:

@@ -49,6 +49,7 @@ class Hosts(ThreadingHTTPServer):
       length: Whether answers tell their length.
       lie: By how many bytes the length that they tell is too small.
       silence: For how many seconds nothing follows a cut, before the connection ends.
+      drip: Bodies come in pieces of so many bytes, with so many seconds after each.
       asked: The URLs.
     """
 
@@ -62,6 +63,7 @@ class Hosts(ThreadingHTTPServer):
         self.length = True
         self.lie = 0
         self.silence = 0.0
+        self.drip: tuple[int, float] | None = None
         self.asked: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -105,8 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(answer) - hosts.lie))
         self.end_headers()
         cut = hosts.cuts.pop(0) if hosts.cuts and len(answer) > 2 else len(answer)
+        size, pause = hosts.drip or (max(cut, 1), 0.0)
         with contextlib.suppress(OSError):
-            self.wfile.write(answer[:cut])
+            for start in range(0, cut, size):
+                self.wfile.write(answer[start : min(cut, start + size)])
+                time.sleep(pause)
         if cut < len(answer):
             time.sleep(hosts.silence)
 

@@ -274,7 +274,8 @@ def test_light_modules_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", APART)
 def test_parts_of_their_own(name: str) -> None:
-    assert parts(ROOT / "mobilenets" / f"{name}.py", "mobilenets") == set()
+    """They know nothing of the library but its errors."""
+    assert parts(ROOT / "mobilenets" / f"{name}.py", "mobilenets") <= {"errors"}
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *CONVERTER], ids=label)

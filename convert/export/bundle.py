@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from mobilenets.errors import without_operation
 from mobilenets.writing import written_beside
 
-from ..errors import ConvertError
+from ..errors import ConvertError, first_line
 
 __all__ = ["write"]
 
@@ -42,7 +43,11 @@ def write(prefix: str | os.PathLike[str], variables: Mapping[str, np.ndarray]) -
             # The index makes the checkpoint: the old index goes first, the new one comes last.
             Path(f"{target}.index").unlink(missing_ok=True)
     except (OSError, tf.errors.OpError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(error.message.split())
+        if isinstance(error, OSError):
+            reason = error.strerror or first_line(error)
+        else:
+            # "<path>; No space left on device": the path is that of a temporary file.
+            reason = without_operation(error.message).rpartition("; ")[2]
         raise ConvertError(
-            f"cannot write {target}: {reason or error}; choose a writable folder with space left"
+            f"cannot write {target}: {reason}; choose a writable folder with space left"
         ) from error

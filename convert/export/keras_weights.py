@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _BACKGROUND = "background"
 _IMAGENET_CLASSES = 1001
 # Any version of Keras 2: the loader reads files of Keras 2 without converting them.
 _LEGACY_VERSION = "2.21.0"
+# Bytes of HDF5's descriptions for each variable, at most.
+_OVERHEAD = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,10 @@ def _outputs(model: MobileNet, images: np.ndarray, top: bool) -> np.ndarray:
 @standard()
 def _save(model: keras.Model, file: Path) -> None:
     """Writes the weights in the format that the file's name tells."""
+    # HDF5 ends the process when it closes a file for which there was no room.
+    with tempfile.TemporaryFile(dir=file.parent) as room:
+        room.write(bytes(sum(weight.numpy().nbytes + _OVERHEAD for weight in model.weights)))
+        room.flush()
     if file.name.endswith(".weights.h5"):
         model.save_weights(file)
     else:

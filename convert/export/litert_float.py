@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+# tf.lite does not export it.
+from tensorflow.lite.python.convert_phase import ConverterError
+
 from mobilenets import MobileNet
+from mobilenets.names import reason
 from mobilenets.spare_channels import repeat_channels
 
 from ..choices import FLOAT_PRECISIONS, INTERFACES
@@ -207,7 +211,17 @@ def _converted(
         converter.inference_input_type = tf.dtypes.as_dtype(interface)
         converter.inference_output_type = tf.dtypes.as_dtype(interface)
     with held_back(), warnings.catch_warnings(action="ignore", category=UserWarning):
-        return converter.convert()
+        try:
+            return converter.convert()
+        except ConverterError as error:
+            refused = error
+    lacking = sorted({each.operator.name.removeprefix("tf.") for each in refused.errors})
+    if not any(lacking):
+        raise ConvertError(f"LiteRT cannot represent the model: {reason(refused)}") from refused
+    raise ConvertError(
+        f"LiteRT lacks operations of the model: {', '.join(filter(None, lacking))}; compute them "
+        "outside of the model"
+    ) from refused
 
 
 def _full_range(images: np.ndarray) -> np.ndarray:

@@ -9,18 +9,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobilenets.fetching.errors import FetchError, reason
+
+if TYPE_CHECKING:
+    import requests
 
 __all__ = ["download", "offline"]
 
 # More than any MobileNet's weights.
 _CEILING = 2 << 30
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
+# Seconds without a byte, and seconds within which a chunk has to come.
 _TIMEOUT = 30.0
+_SLOWEST = 60.0
 # Seconds to wait before each further attempt.
 _DELAYS = (1.0, 3.0)
 
@@ -56,12 +63,14 @@ def _transfer(url: str, target: Path, progress: Callable[[int, int | None], None
     import requests
     from urllib3.exceptions import MaxRetryError
 
+    watch = _Watch()
     downloader = pooch.HTTPDownloader(
-        progressbar=_Bounded(url, progress),
+        progressbar=_Bounded(url, progress, watch),
         chunk_size=_CHUNK,
         timeout=_TIMEOUT,
         # A compressed transfer would not be what the hash is of.
         headers={"User-Agent": "mobilenets", "Accept-Encoding": "identity"},
+        hooks={"response": watch.begin},
     )
     passing = (
         requests.ConnectionError,
@@ -69,8 +78,9 @@ def _transfer(url: str, target: Path, progress: Callable[[int, int | None], None
         requests.exceptions.ChunkedEncodingError,
     )
     try:
-        downloader(_elsewhere(url), str(target), None)
-    except FetchError:
+        with watch:
+            downloader(_elsewhere(url), str(target), None)
+    except (FetchError, _InterruptedTransfer):
         raise
     except requests.HTTPError as error:
         answer = error.response
@@ -90,14 +100,64 @@ def _transfer(url: str, target: Path, progress: Callable[[int, int | None], None
         raise FetchError(f"cannot download {url}: {reason(error)}") from error
 
 
+class _Watch:
+    """Ends a transfer that drips: every byte would put off the timeout of silence."""
+
+    def __init__(self) -> None:
+        self._shutdown: Callable[[], None] | None = None
+        self._came, self._ended = threading.Event(), False
+        self._slow = False
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+
+    def begin(self, response: requests.Response, *_: object, **__: object) -> None:
+        """What requests calls with each response, before its body."""
+        self._shutdown = response.raw.shutdown
+        self.came()
+
+    def came(self) -> None:
+        """Another chunk is here; after a shutdown it is what had come before, or comes late.
+
+        Raises:
+            _InterruptedTransfer: It came too late.
+        """
+        self._came.set()
+        if self._slow:
+            raise _InterruptedTransfer(f"fewer than {_CHUNK >> 10} KiB came in {_SLOWEST:g} s")
+
+    def _wait(self) -> None:
+        while not self._ended:
+            if self._came.wait(_SLOWEST):
+                self._came.clear()
+            elif self._shutdown and not self._ended:
+                self._slow = True
+                # The connection may have ended by itself.
+                with contextlib.suppress(OSError, RuntimeError, ValueError):
+                    self._shutdown()
+                return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._ended = True
+        self._came.set()
+        self._thread.join()
+        # Without a length, the end of a connection looks like the end of the file.
+        self.came()
+
+
 class _Bounded:
     """The progress bar that pooch is given: it passes on what comes, and stops what is endless."""
 
-    def __init__(self, url: str, progress: Callable[[int, int | None], None]) -> None:
+    def __init__(
+        self, url: str, progress: Callable[[int, int | None], None], watch: _Watch
+    ) -> None:
         self._url, self._progress, self._done = url, progress, 0
+        self._watch = watch
         self.total = 0
 
     def update(self, count: int) -> None:
+        self._watch.came()
         self._done += count
         if max(self._done, self.total) > _CEILING:
             raise FetchError(f"{self._url} is larger than 2 GiB: not a MobileNet's weights")

@@ -101,20 +101,23 @@ def test_a_lambda_layer_does_not_run(
 class _Initialized(tf.saved_model.experimental.TrackableResource):
     """What TensorFlow runs when it loads a SavedModel."""
 
-    def __init__(self, trace: Path) -> None:
+    def __init__(self, trace: Path, how: str) -> None:
         super().__init__()
-        self._trace = str(trace)
+        self._trace, self._how = str(trace), how
 
     def _create_resource(self) -> tf.Tensor:
         return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.string)
 
     def _initialize(self) -> None:
-        tf.io.write_file(self._trace, "x")
+        if self._how == "write_file":
+            tf.io.write_file(self._trace, "x")
+        else:
+            tf.py_function(Path(self._trace).touch, [], [])
 
 
-@pytest.fixture
+@pytest.fixture(params=["write_file", "py_function"])
 def hostile_module(
-    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
     """`hostile_module(values)`: a SavedModel that writes a file when TensorFlow loads it."""
 
@@ -122,7 +125,7 @@ def hostile_module(
         save = tf.saved_model.save
 
         def with_more(module: tf.train.Checkpoint, folder: str) -> None:
-            module.resource = _Initialized(trace)
+            module.resource = _Initialized(trace, request.param)
             save(module, folder)
 
         monkeypatch.setattr("tensorflow.saved_model.save", with_more)

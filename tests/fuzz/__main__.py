@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import multiprocessing
 import os
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from fuzz import campaign, kills
+from fuzz import campaign, kills, soak
 from fuzz.page import page
 
 # TensorFlow's, in the long run.
@@ -25,6 +27,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="cases for each kind of change")
     parser.add_argument("--only", default="*", help='a glob over "<format>/<kind>"')
+    parser.add_argument(
+        "--files",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="PATH",
+        help="weights that other people wrote (files, folders, checkpoint prefixes), changed too",
+    )
     parser.add_argument(
         "--kills", type=int, default=0, help="for each command; cheap ones get more"
     )
@@ -46,7 +56,11 @@ def main() -> int:
         if kill.problem:
             print(f"{kill.command}, killed after {kill.seconds:.2f} s: {kill.problem}", flush=True)
 
-    cases = campaign.run(options.seed, options.rounds, options.only, on_case)
+    # In a process of its own, meanwhile.
+    soaking = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    soaked = soaking.submit(soak.run, options.soak)
+    files = [path.resolve() for path in options.files]
+    cases = campaign.run(options.seed, options.rounds, options.only, files, on_case)
     outcomes = ", ".join(f"{number} {what}" for what, number in counts.items())
     print(f"{len(cases)} cases: {outcomes}", flush=True)
     killed: list[kills.Kill] = []
@@ -55,16 +69,15 @@ def main() -> int:
             count = options.kills * kills.COMMANDS[name].share
             killed += kills.run(name, count, options.seed, Path(folder, "files"), on_kill)
         print(f"{sum(kill.killed for kill in killed)} kills so far, with {name}", flush=True)
-    lines: list[str] = []
-    if options.soak:
-        from fuzz import soak
-
-        lines = soak.run(options.soak)
-        print("\n".join(lines))
+    lines = soaked.result()
+    for line in lines:
+        print(line)
     if options.page:
         names = ("tensorflow", "keras", "h5py", "numpy")
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-        run = " ".join(("python -m fuzz", *sys.argv[1:]))
+        names_only = {str(path): path.name for path in options.files}
+        arguments = (names_only.get(word, word) for word in sys.argv[1:])
+        run = " ".join(("python -m fuzz", *arguments))
         _PAGE.write_text(page(run, cases, killed, lines, versions), encoding="utf-8")
     bad = len(cases) - sum(counts[good] for good in campaign.GOOD)
     bad += sum(bool(kill.problem) for kill in killed)

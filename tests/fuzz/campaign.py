@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +46,19 @@ class Case:
 
 
 def run(
-    seed: int, rounds: int, only: str = "*", on_case: Callable[[Case], None] = lambda case: None
+    seed: int,
+    rounds: int,
+    only: str = "*",
+    files: Sequence[Path] = (),
+    on_case: Callable[[Case], None] = lambda case: None,
 ) -> list[Case]:
-    """Tries every kind of change of every format, once a round."""
+    """Tries every kind of change of every format, and of the files of others, once a round."""
     found: list[Case] = []
     first = 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         while first is not None:
             last = None
-            for case in _until_it_ends(Path(folder, "files"), seed, rounds, first, only):
+            for case in _until_it_ends(Path(folder, "files"), seed, rounds, first, only, files):
                 found.append(case)
                 on_case(case)
                 last = case
@@ -65,7 +69,9 @@ def run(
 _ENDED = ("abort", "hang")
 
 
-def _until_it_ends(folder: Path, seed: int, rounds: int, first: int, only: str) -> Iterator[Case]:
+def _until_it_ends(
+    folder: Path, seed: int, rounds: int, first: int, only: str, files: Sequence[Path]
+) -> Iterator[Case]:
     """The cases of one worker; the last is the one that ended it, if one did."""
     environment = {
         **os.environ,
@@ -75,7 +81,7 @@ def _until_it_ends(folder: Path, seed: int, rounds: int, first: int, only: str) 
     }
     with tempfile.TemporaryFile() as said:
         worker = subprocess.Popen(
-            [*_WORKER, folder, str(seed), str(rounds), str(first), only],
+            [*_WORKER, folder, str(seed), str(rounds), str(first), only, *files],
             stdout=subprocess.PIPE,
             stderr=said,
             env=environment,

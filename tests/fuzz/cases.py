@@ -27,9 +27,10 @@ Values = Mapping[str, np.ndarray]
 ERROR: Literal["error"] = "error"
 """What a change expects that must be refused."""
 
-Expected = Literal["error"] | Values | None
+Expected = Literal["error"] | Values | int | None
 """`ERROR`; or the values that the changed file holds now, by Slim name, where they differ from the
-original's; or None, if only the original's values may be loaded. An error is always right."""
+original's; or how many numbers may differ from them; or None, if only the original's values may be
+loaded. An error is always right."""
 
 Change = Callable[[random.Random, Path], Expected]
 """Changes the copy of a seed in a folder; the random numbers decide what and where."""

@@ -107,5 +107,18 @@ DEFECTS = (
         "the workers of `convert all` waited for ever after their parent was killed",
         "tests/convert/test_processes.py::test_processes_end_with_a_killed_parent",
     ),
+    (
+        "HDF5 ended the process when `convert keras-weights` found no room on the disk",
+        "tests/convert/commands/test_full_disk.py::test_no_room",
+    ),
+    (
+        "a server that sends a byte now and then held up a download for ever",
+        "tests/mobilenets/fetching/test_network.py::test_a_server_that_drips_is_given_up",
+    ),
+    (
+        "`convert lite` of a model with an operation that LiteRT lacks, such as a Python function, "
+        "ended in a traceback",
+        "tests/convert/export/test_litert_float.py::test_operations_that_litert_lacks",
+    ),
 )
 """What was wrong, and the test."""

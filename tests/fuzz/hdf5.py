@@ -176,9 +176,9 @@ def _dtype(chance: random.Random, file: h5py.File, key: str, folder: Path) -> Ex
     kind = chance.choice(kinds)
     del file[key]
     if kind is odd:
-        space = h5py.h5s.create_simple(shape)
-        made = h5py.h5d.create(file.id, key.encode(), odd, space, h5py.h5p.create_lcpl_all())
+        made = h5py.h5d.create(file.id, None, odd, h5py.h5s.create_simple(shape))
         made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones(shape, np.float32))
+        file[key] = h5py.Dataset(made)
         return ERROR
     file.create_dataset(key, shape=shape, dtype=kind)
     return ERROR

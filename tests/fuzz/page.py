@@ -32,14 +32,15 @@ def page(
         f"This run was `{run}`, with {versions}.\n",
         "## Damaged and forged files\n",
         f"{len(cases):,} cases: a real file of each format, all with the weights of the sample "
-        "checkpoint, changed in one way each. Each was read in a process that had "
-        f"{MEMORY >> 30} GiB of addresses beyond what it used before, {SECONDS} s of CPU time and "
-        f"{WALL_SECONDS} s of any kind.\n",
+        "checkpoint, and the files of others that the run names, changed in one way each. Each was "
+        f"read in a process that had {MEMORY >> 30} GiB of addresses beyond what it used before, "
+        f"{SECONDS} s of CPU time and {WALL_SECONDS} s of any kind.\n",
         "- error: refused by a `MobileNetError` or an `OSError` with a message.",
         "- equal: loaded, and every value equals the unchanged file's, bit for bit.",
         "- as the file says: loaded, and the values are those that stand in the changed file. "
         "HDF5, frozen graphs and safetensors have no checksums, so a flipped bit of a value is a "
-        "value; the SHA-256 of what is fetched tells it.",
+        "value; the SHA-256 of what is fetched tells it. Of a file of others: no more numbers "
+        "differ than bytes were changed.",
         "- defect: anything else: other values, another exception, a hang, too much memory, the "
         "end of the process, a file elsewhere.\n",
         _table("format", ((case.format, case) for case in cases)),

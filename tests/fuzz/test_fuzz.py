@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fuzz import campaign, tables, worker
+from fuzz import campaign, kills, strangers, tables, worker
 from fuzz.campaign import Case
 from fuzz.cases import ERROR, Format
 from fuzz.found import DEFECTS
@@ -18,6 +19,7 @@ from fuzz.page import page
 from mobilenets import MobileNetError
 
 ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "sample" / "mobilenet_v1_0.25_64.ckpt"
 FORMAT = Format("format", lambda folder: None, "file", {})
 NETWORK = ("mobilenet_v1", 0.25, False, None)
 VALUES = {"a": np.float32([1, 2]), "b": np.float32([3])}
@@ -37,6 +39,9 @@ OTHER = {**VALUES, "a": np.float32([1, 7])}
         ((NETWORK, OTHER), None, "wrong values"),
         ((NETWORK, OTHER), {"a": OTHER["a"]}, "as the file says"),
         ((NETWORK, OTHER), {"b": OTHER["a"]}, "wrong values"),
+        ((NETWORK, OTHER), 1, "as the file says"),
+        ((NETWORK, OTHER), 0, "wrong values"),
+        ((NETWORK, {**VALUES, "b": np.float32([[3]])}), 0, "wrong values"),
         ((("mobilenet_v2", *NETWORK[1:]), VALUES), None, "wrong network"),
     ],
 )
@@ -50,6 +55,29 @@ def test_outcomes(
 
     monkeypatch.setattr(worker, "_load", load)
     assert worker._judged(FORMAT, Path("file"), (NETWORK, VALUES), expected).what == outcome
+
+
+@pytest.mark.parametrize("of", ["file", "folder", "prefix"])
+def test_files_of_others_are_copied_and_changed(of: str, tmp_path: Path) -> None:
+    source = {"file": SAMPLE.with_suffix(".ckpt.index"), "folder": SAMPLE.parent, "prefix": SAMPLE}
+    [format] = strangers.formats([source[of]])
+    folder = tmp_path / "seed"
+    folder.mkdir()
+    format.make(folder)
+    copies = {path.name for path in folder.rglob("mobilenet*.*")}
+    assert copies == {
+        path.name
+        for path in SAMPLE.parent.glob("mobilenet*.*")
+        if of != "file" or path.suffix == ".index"
+    }
+    before = kills._files(folder)
+    for kind, change in format.changes.items():
+        expected = change(random.Random(1), folder)
+        after = kills._files(folder)
+        changed = [name for name, content in before.items() if after[name] != content]
+        assert len(changed) == 1, kind
+        assert expected is None or 0 < expected <= 4096
+        (folder / changed[0]).write_bytes(before[changed[0]])
 
 
 FAKE = """

@@ -380,6 +380,26 @@ class TestClassifiers:
             float_model(model, "int8", images=images[0])
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize(
+    ("call", "lacking"),
+    [
+        (tf.math.erfinv, "Erfinv"),
+        (lambda x: tf.ensure_shape(tf.py_function(tf.sqrt, [x], x.dtype), x.shape), "EagerPyFunc"),
+        (lambda x: tf.strings.to_number(tf.strings.as_string(x)), "AsString, StringToNumber"),
+    ],
+    ids=["not built in", "Python", "strings"],
+)
+def test_operations_that_litert_lacks(call, lacking, precision, capfd):
+    layers = [keras.layers.Rescaling(2, -1), keras.layers.Conv2D(2, 1)]
+    layers += [keras.layers.Lambda(call, (8, 8, 2))]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    images = np.zeros((1, 8, 8, 3), np.float32)
+    with pytest.raises(ConvertError, match=f"^LiteRT lacks operations of the model: .*{lacking}; "):
+        float_model(model, precision, images=images)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.fixture
 def photos(random_images, tmp_path):
     folder = tmp_path / "photos"

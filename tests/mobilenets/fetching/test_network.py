@@ -94,6 +94,26 @@ def test_a_server_that_falls_silent_midway_is_asked_again(
     assert site.asked == [URL] * 2
 
 
+@pytest.mark.parametrize("length", [True, False], ids=["with a length", "without a length"])
+def test_a_server_that_drips_is_given_up(
+    length: bool, site: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never silent; without a length, what came would look like the whole."""
+    monkeypatch.setattr(network, "_SLOWEST", 0.3)
+    monkeypatch.setattr(network, "_DELAYS", (0.0,))
+    site.drip, site.length = (100, 0.05), length
+    assert f"cannot download {URL}: fewer than 16 KiB came in 0.3 s; run again" in refusal(UNKNOWN)
+    assert site.asked == [URL] * 2
+    assert cached() == {}
+
+
+def test_a_slow_server_is_waited_for(site: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_SLOWEST", 0.3)
+    site.drip = (40_000, 0.05)
+    assert fetch(SOURCE).read_bytes() == BODY
+    assert site.asked == [URL]
+
+
 @pytest.mark.parametrize("source", [SOURCE, UNKNOWN], ids=["known hash", "first use"])
 def test_a_length_that_is_too_small_is_not_believed(source: Source, site: Hosts) -> None:
     """What the client takes for the whole is the beginning alone."""
