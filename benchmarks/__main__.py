@@ -43,9 +43,9 @@ TRAINED = ("mobilenet_v1_100_160", "mobilenet_v2_100_160")
 FEATURES = ("mobilenet_v1_025_128", "mobilenet_v2_035_128", "mobilenet_v1_100_224")
 STEPS = 3
 # At batch 1 a round is milliseconds, at batch 32 up to seconds.
-ROUNDS = {1: 60, 32: 7}
+ROUNDS = {1: 60, 32: 6}
 # Of a process with other threads: turns, and the calls of one.
-_TURNS = {1: (15, 10), 32: (5, 2)}
+_TURNS = {1: (10, 10), 32: (3, 2)}
 _HERE = Path(__file__).resolve().parent
 
 Times = Mapping[str, list[float]]
@@ -181,7 +181,7 @@ def _steps(
 
 def _training() -> Iterator[str]:
     yield "`model.fit`, batch 32, all variables trainable, SGD with momentum.\n"
-    yield from _steps(contenders.training, TRAINED, 6)
+    yield from _steps(contenders.training, TRAINED, 5)
 
 
 def _bfloat16() -> Iterator[str]:
