@@ -63,7 +63,7 @@ def files(folder: str) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if UNFINISHED not in name}
 
 
-@pytest.mark.parametrize("name", first_fast(COMMANDS))
+@pytest.mark.parametrize("name", first_fast(COMMANDS, 2))
 def test_no_room(name: str, photos: None, command: Callable) -> None:
     arguments = COMMANDS[name]
     if name in ("evaluate", "publish"):

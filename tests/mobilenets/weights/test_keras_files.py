@@ -199,7 +199,9 @@ class TestApplicationAlone:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("top", [True, False], ids=["top", "no top"])
-    @pytest.mark.parametrize(("turn", "sizes"), enumerate(SIZES.values()), ids=map(str, SIZES))
+    @pytest.mark.parametrize(
+        ("turn", "sizes"), list(enumerate(SIZES.values())), ids=map(str, SIZES)
+    )
     def test_all_networks(self, tmp_path: Path, turn: int, sizes: list, top: bool) -> None:
         """Each in two of the formats, which take turns."""
         library = list(KERASES)[(turn + top) % 2]
