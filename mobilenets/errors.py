@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["MobileNetError", "without_operation"]
+__all__ = ["MobileNetError", "not_written", "without_operation"]
 
 
 class MobileNetError(ValueError):
@@ -17,3 +17,8 @@ def without_operation(message: str) -> str:
     """A message of TensorFlow's on one line, without the operation that failed."""
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", message, flags=re.DOTALL)
     return " ".join(text.split()).rstrip(".")
+
+
+def not_written(message: str) -> str:
+    """Why TensorFlow could not write a file: "<temporary path>; No space left on device"."""
+    return without_operation(message).rpartition("; ")[2]

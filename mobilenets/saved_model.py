@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from mobilenets import weights
 from mobilenets.canonical import canonicalize
-from mobilenets.errors import MobileNetError, without_operation
+from mobilenets.errors import MobileNetError, not_written
 from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
 from mobilenets.parts import L2
@@ -146,9 +146,7 @@ class Writer:
             with written_beside(target) as folder:
                 self._write(folder / target.name, classes)
         except tf.errors.OpError as error:
-            # "<path>; No space left on device": the path is that of a temporary file.
-            reason = without_operation(error.message).rpartition("; ")[2]
-            raise OSError(errno.EIO, reason, str(target)) from error
+            raise OSError(errno.EIO, not_written(error.message), str(target)) from error
 
     def _write(self, directory: Path, classes: bool) -> None:
         network = self._network

@@ -16,8 +16,8 @@ from mobilenets.quantization import QuantizedConvBatchNorm
 
 __all__ = ["moments", "round_weights", "rounded"]
 
-LARGEST = 127
-"""Steps of the largest weight."""
+# Steps of the largest weight.
+_LARGEST = 127
 # Of the mean diagonal of the moments, added to all of it: few images leave them singular.
 _DAMPING = 0.01
 # Of all images together; more would hardly change the moments.
@@ -40,7 +40,7 @@ def round_weights(
     found = moments(each, images, size, convolution.strides, convolution.depthwise)
     # As many groups as moments: one, or one for each channel.
     kernels = kernel.reshape(-1, outputs).T.reshape(len(found), -1, found.shape[-1])
-    steps = convolution.weights_quant.max.numpy().astype(np.float64) / LARGEST
+    steps = convolution.weights_quant.max.numpy().astype(np.float64) / _LARGEST
     values = rounded(kernels, steps.reshape(*kernels.shape[:2], 1), found)
     # A channel with a scale of 0 has no weights, whatever its kernel.
     live = scale != 0
@@ -93,7 +93,7 @@ def rounded(kernels: np.ndarray, steps: np.ndarray, moments: np.ndarray) -> np.n
     left, found = kernels.astype(np.float64), np.empty(kernels.shape)
     for i in range(weights):
         value = left[..., i, np.newaxis]
-        nearest = np.clip(np.round(value / steps), -LARGEST, LARGEST) * steps
+        nearest = np.clip(np.round(value / steps), -_LARGEST, _LARGEST) * steps
         found[..., i] = nearest[..., 0]
         error = (value - nearest) / follow[:, i, i, np.newaxis, np.newaxis]
         left[..., i + 1 :] -= error * follow[:, np.newaxis, i, i + 1 :]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from mobilenets.errors import without_operation
+from mobilenets.errors import not_written
 from mobilenets.writing import written_beside
 
 from ..errors import ConvertError, first_line
@@ -46,8 +46,7 @@ def write(prefix: str | os.PathLike[str], variables: Mapping[str, np.ndarray]) -
         if isinstance(error, OSError):
             reason = error.strerror or first_line(error)
         else:
-            # "<path>; No space left on device": the path is that of a temporary file.
-            reason = without_operation(error.message).rpartition("; ")[2]
+            reason = not_written(error.message)
         raise ConvertError(
             f"cannot write {target}: {reason}; choose a writable folder with space left"
         ) from error

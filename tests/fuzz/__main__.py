@@ -58,7 +58,7 @@ def main() -> int:
 
     # In a process of its own, meanwhile.
     soaking = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    soaked = soaking.submit(soak.run, options.soak)
+    soaked = soaking.submit(soak.run, options.soak) if options.soak else None
     files = [path.resolve() for path in options.files]
     cases = campaign.run(options.seed, options.rounds, options.only, files, on_case)
     outcomes = ", ".join(f"{number} {what}" for what, number in counts.items())
@@ -69,7 +69,7 @@ def main() -> int:
             count = options.kills * kills.COMMANDS[name].share
             killed += kills.run(name, count, options.seed, Path(folder, "files"), on_kill)
         print(f"{sum(kill.killed for kill in killed)} kills so far, with {name}", flush=True)
-    lines = soaked.result()
+    lines = soaked.result() if soaked else []
     for line in lines:
         print(line)
     if options.page:
