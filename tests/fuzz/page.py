@@ -65,6 +65,8 @@ def page(
         "finite values for such an image, a model that is called eagerly gives NaN. "
         "keras.applications does the same. Variables that are not finite are refused where weights "
         "are read, and by `mobilenets.save`.\n",
+        "Pixels outside of [0, 1]. An image in 0 to 255 gives a result like any other: no network "
+        "looks at its pixels' range, which would cost time at every call.\n",
         "## What this found\n",
         "In the runs, or while their cases were written. All are mended; the test named with each "
         "fails without.\n",
