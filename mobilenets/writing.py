@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import sys
@@ -34,9 +35,12 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
       target: The file or folder to write, as `folder / target.name`; its parents are created.
 
     Raises:
-      OSError: The entries cannot be written or moved.
+      OSError: The entries cannot be written or moved; the target is a device, say, which would be
+        replaced.
     """
     target = Path(target)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise FileExistsError(errno.EEXIST, "neither a file nor a folder", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(f".{target.name}.", target.parent) as temporary:
         # Subfolders: `new` has a new folder's usual permissions, and `old` keeps what is replaced.

@@ -50,7 +50,10 @@ class Hosts(ThreadingHTTPServer):
       lie: By how many bytes the length that they tell is too small.
       silence: For how many seconds nothing follows a cut, before the connection ends.
       drip: Bodies come in pieces of so many bytes, with so many seconds after each.
+      drip_header: So many seconds are between the lines of a header that never ends; after the
+        redirect, if there is one.
       asked: The URLs.
+      closed: Whether the test is over.
     """
 
     daemon_threads = True
@@ -64,7 +67,9 @@ class Hosts(ThreadingHTTPServer):
         self.lie = 0
         self.silence = 0.0
         self.drip: tuple[int, float] | None = None
+        self.drip_header: float | None = None
         self.asked: list[str] = []
+        self.closed = False
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     @property
@@ -103,6 +108,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer = b"no"
         else:
             self.send_response(200)
+        if hosts.drip_header and not isinstance(hosts.answers.get(url), str):
+            with contextlib.suppress(OSError):
+                while not hosts.closed:
+                    self.send_header("X-Drip", "1")
+                    self.flush_headers()
+                    time.sleep(hosts.drip_header)
+            return
         if hosts.length:
             self.send_header("Content-Length", str(len(answer) - hosts.lie))
         self.end_headers()
@@ -132,6 +144,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hosts]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server
+        server.closed = True
         server.shutdown()
         thread.join(10)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 __all__ = ["ROOT", "as_program", "in_turn"]
@@ -32,15 +33,26 @@ def as_program(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def in_turn(commands: Iterable[Sequence[object]]) -> subprocess.CompletedProcess[str]:
+def in_turn(
+    commands: Iterable[Sequence[object]],
+    before: Callable[[], None] | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
     """What commands print one after the other; both outputs say where one ends, `<end 0>`.
 
     Importing TensorFlow for each would take most of the time.
+
+    Args:
+      commands: Arguments of each.
+      before: Called in the process before it begins.
+      environment: Variables in addition to those of this process.
     """
     given = [[str(argument) for argument in arguments] for arguments in commands]
     return subprocess.run(
         [sys.executable, "-c", _IN_TURN, json.dumps(given)],
         cwd=ROOT,
+        env={**os.environ, **environment},
+        preexec_fn=before,
         capture_output=True,
         text=True,
         check=False,

@@ -59,27 +59,16 @@ def download(url: str, target: Path, progress: Callable[[int, int | None], None]
 
 
 def _transfer(url: str, target: Path, progress: Callable[[int, int | None], None]) -> None:
-    import pooch
     import requests
     from urllib3.exceptions import MaxRetryError
 
-    watch = _Watch()
-    downloader = pooch.HTTPDownloader(
-        progressbar=_Bounded(url, progress, watch),
-        chunk_size=_CHUNK,
-        timeout=_TIMEOUT,
-        # A compressed transfer would not be what the hash is of.
-        headers={"User-Agent": "mobilenets", "Accept-Encoding": "identity"},
-        hooks={"response": watch.begin},
-    )
     passing = (
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
     )
     try:
-        with watch:
-            downloader(_elsewhere(url), str(target), None)
+        _Attempt(url, target).run(progress)
     except (FetchError, _InterruptedTransfer):
         raise
     except requests.HTTPError as error:
@@ -100,69 +89,96 @@ def _transfer(url: str, target: Path, progress: Callable[[int, int | None], None
         raise FetchError(f"cannot download {url}: {reason(error)}") from error
 
 
-class _Watch:
-    """Ends a transfer that drips: every byte would put off the timeout of silence."""
+class _Attempt:
+    """A transfer in a thread of its own, which `run` leaves when the server drips.
 
-    def __init__(self) -> None:
+    Every byte would put off the timeout of silence, and nothing reaches the connection before the
+    header is complete. pooch takes this object for its file and its progress bar.
+    """
+
+    def __init__(self, url: str, target: Path) -> None:
+        self._url, self._target = url, target
         self._shutdown: Callable[[], None] | None = None
-        self._came, self._ended = threading.Event(), False
-        self._slow = False
-        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._error: BaseException | None = None
+        self._came, self._ended, self._left = threading.Event(), False, False
+        self._done = self.total = 0
+        self._told: tuple[int, int | None] | None = None
 
-    def begin(self, response: requests.Response, *_: object, **__: object) -> None:
-        """What requests calls with each response, before its body."""
-        self._shutdown = response.raw.shutdown
-        self.came()
-
-    def came(self) -> None:
-        """Another chunk is here; after a shutdown it is what had come before, or comes late.
+    def run(self, progress: Callable[[int, int | None], None]) -> None:
+        """Transfers, and tells how far.
 
         Raises:
-            _InterruptedTransfer: It came too late.
+            _InterruptedTransfer: The server was too slow.
+            Exception: Whatever ended the transfer.
         """
-        self._came.set()
-        if self._slow:
-            raise _InterruptedTransfer(f"fewer than {_CHUNK >> 10} KiB came in {_SLOWEST:g} s")
-
-    def _wait(self) -> None:
-        while not self._ended:
-            if self._came.wait(_SLOWEST):
+        thread = threading.Thread(target=self._transfer, daemon=True)
+        thread.start()
+        try:
+            while not self._ended:
+                if not self._came.wait(_SLOWEST):
+                    raise _InterruptedTransfer(
+                        f"fewer than {_CHUNK >> 10} KiB came in {_SLOWEST:g} s"
+                    )
                 self._came.clear()
-            elif self._shutdown and not self._ended:
-                self._slow = True
+                if self._told:
+                    progress(*self._told)
+        finally:
+            self._left = True
+            if self._shutdown:
                 # The connection may have ended by itself.
                 with contextlib.suppress(OSError, RuntimeError, ValueError):
                     self._shutdown()
-                return
+                # It may be at the header that follows a redirect.
+                thread.join(1)
+        if self._error:
+            raise self._error
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    def _transfer(self) -> None:
+        import pooch
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._ended = True
+        downloader = pooch.HTTPDownloader(
+            progressbar=self,
+            chunk_size=_CHUNK,
+            timeout=_TIMEOUT,
+            # A compressed transfer would not be what the hash is of.
+            headers={"User-Agent": "mobilenets", "Accept-Encoding": "identity"},
+            hooks={"response": self._begin},
+        )
+        try:
+            with self._target.open("wb") as self._file:
+                downloader(_elsewhere(self._url), self, None)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended = True
+            self._came.set()
+
+    def _begin(self, response: requests.Response, *_: object, **__: object) -> None:
+        """What requests calls with each response, before its body."""
+        self._shutdown = response.raw.shutdown
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._left:
+            raise _InterruptedTransfer("given up")
         self._came.set()
-        self._thread.join()
-        # Without a length, the end of a connection looks like the end of the file.
-        self.came()
 
+    def write(self, chunk: bytes) -> None:
+        # Another attempt may have begun, in the same file.
+        self._go_on()
+        self._file.write(chunk)
 
-class _Bounded:
-    """The progress bar that pooch is given: it passes on what comes, and stops what is endless."""
-
-    def __init__(
-        self, url: str, progress: Callable[[int, int | None], None], watch: _Watch
-    ) -> None:
-        self._url, self._progress, self._done = url, progress, 0
-        self._watch = watch
-        self.total = 0
+    def flush(self) -> None:
+        self._file.flush()
 
     def update(self, count: int) -> None:
-        self._watch.came()
         self._done += count
         if max(self._done, self.total) > _CEILING:
             raise FetchError(f"{self._url} is larger than 2 GiB: not a MobileNet's weights")
-        # pooch counts whole chunks.
-        self._progress(min(self._done, self.total or self._done), self.total or None)
+        if self._done:
+            # pooch counts whole chunks.
+            self._told = min(self._done, self.total or self._done), self.total or None
+        self._go_on()
 
     def reset(self) -> None:
         self._done = 0

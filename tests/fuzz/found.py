@@ -116,6 +116,14 @@ DEFECTS = (
         "tests/mobilenets/fetching/test_network.py::test_a_server_that_drips_is_given_up",
     ),
     (
+        "so did a server whose header never ends",
+        "tests/mobilenets/fetching/test_network.py::test_a_server_whose_header_drips_is_given_up",
+    ),
+    (
+        "a command that root told to write to a device, such as /dev/null, replaced it by a file",
+        f"{_WRITING}::test_what_is_neither_a_file_nor_a_folder_stays",
+    ),
+    (
         "`convert lite` of a model with an operation that LiteRT lacks, such as a Python function, "
         "ended in a traceback",
         "tests/convert/export/test_litert_float.py::test_operations_that_litert_lacks",

@@ -51,6 +51,16 @@ def test_a_failed_block_leaves_the_old(kind: str, tmp_path: Path) -> None:
     assert (target / "file" if kind == "folder" else target).read_text() == "old"
 
 
+def test_what_is_neither_a_file_nor_a_folder_stays(tmp_path: Path) -> None:
+    """Root could replace /dev/null."""
+    target = tmp_path / "pipe"
+    os.mkfifo(target)
+    with pytest.raises(OSError, match="neither a file nor a folder"), written_beside(target):
+        pytest.fail("nothing is to be written")
+    assert names(tmp_path) == ["pipe"]
+    assert target.is_fifo()
+
+
 def test_the_target_moves_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
     replace = os.replace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_hosts import Hosts, closed_port
@@ -14,6 +15,7 @@ from mobilenets.published import Source
 
 
 def test_progress_up_to_the_total(site: Hosts) -> None:
+    site.drip = (60_000, 0.05)
     seen: list[tuple[int, int | None]] = []
     fetch(SOURCE, progress=lambda *step: seen.append(step))
     done = [step[0] for step in seen]
@@ -105,6 +107,41 @@ def test_a_server_that_drips_is_given_up(
     assert f"cannot download {URL}: fewer than 16 KiB came in 0.3 s; run again" in refusal(UNKNOWN)
     assert site.asked == [URL] * 2
     assert cached() == {}
+
+
+@pytest.mark.parametrize("redirected", [False, True], ids=["at once", "after a redirect"])
+def test_a_server_whose_header_drips_is_given_up(
+    redirected: bool, site: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_SLOWEST", 0.3)
+    monkeypatch.setattr(network, "_DELAYS", ())
+    site.drip_header = 0.05
+    if redirected:
+        site.answers[URL] = f"{site.url}/elsewhere.tgz"
+    assert f"cannot download {URL}: fewer than 16 KiB came in 0.3 s; run again" in refusal(UNKNOWN)
+    assert len(site.asked) == 1 + redirected
+    assert cached() == {}
+
+
+def test_an_attempt_that_was_given_up_writes_nothing(
+    site: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header is complete when another attempt writes the file."""
+    monkeypatch.setattr(network, "_SLOWEST", 0.3)
+    begin, attempts, going_on = network._Attempt._begin, [], []
+
+    def late(attempt: network._Attempt, *arguments: Any, **_: Any) -> None:
+        attempts.append(attempt)
+        if len(attempts) == 1:
+            time.sleep(0.5)
+        begin(attempt, *arguments)
+        going_on.append(attempt)
+
+    monkeypatch.setattr(network._Attempt, "_begin", late)
+    site.drip = (40_000, 0.05)
+    assert fetch(UNKNOWN).read_bytes() == BODY
+    assert len(attempts) == 2
+    assert going_on == attempts[1:]
 
 
 def test_a_slow_server_is_waited_for(site: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
