@@ -10,6 +10,7 @@ from mobilenets import fetching, names, saved_model, weights
 from mobilenets.errors import MobileNetError
 from mobilenets.model import MobileNet
 from mobilenets.names import NotFoundError
+from mobilenets.parts import share
 from mobilenets.variants import Variant
 from mobilenets.weights import NoMobileNetError, mapping
 
@@ -66,11 +67,15 @@ def load(
       OSError: The URL cannot be fetched, or no place has the weights of a name.
       MobileNetError: The source holds neither a module that `save` wrote nor a MobileNet's weights
         (`mobilenets.weights.WeightsError`), is another variant, or cannot be unpacked.
+      ValueError: A momentum is not in [0, 1].
     """
     momenta = {
         "batch_norm_momentum": batch_norm_momentum,
         "activation_range_momentum": activation_range_momentum,
     }
+    for argument, momentum in momenta.items():
+        if momentum is not None:
+            share(argument, momentum)
     if named := names.parse(source):
         if variant is not None:
             raise MobileNetError(f"{source} is a name already: leave the variant out")

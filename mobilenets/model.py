@@ -18,7 +18,7 @@ from mobilenets.channel_statistics import MOST_IMAGES
 from mobilenets.layers import MOMENTUM, ConvBatchNorm
 from mobilenets.logits import Logits, QuantizedLogits
 from mobilenets.mean_correction import correct_means
-from mobilenets.parts import Part, checked
+from mobilenets.parts import Part, asserted, checked, share
 from mobilenets.quantization import (
     RANGE_MOMENTUM,
     FakeQuantization,
@@ -34,6 +34,12 @@ from mobilenets.weight_rounding import round_weights
 
 __all__ = ["MobileNet"]
 
+# Of `2 x - 1`, over a batch of images x.
+_MEAN_SQUARE = 2.0
+_NO_IMAGES = (
+    "images must be floats in [0, 1]: divide pixels in 0 to 255 by 255, and take x / 2 + 0.5 of "
+    "pixels in [-1, 1]"
+)
 # To a variant's `quantized`.
 _SCHEMES: dict[str, bool | str] = {"uint8": True, "int8": "int8"}
 
@@ -64,8 +70,9 @@ class MobileNet(Part, keras.Model):
         ranges that a training step keeps, unless the call overrides it.
 
     Raises:
-      ValueError: The variant does not exist; the number of classes differs from that of the names;
-        the variant is quantized, with another dtype than float32; or the weights are not float32.
+      ValueError: The variant does not exist; the number of classes is not 1 or more, or differs
+        from the number of names; a momentum or the dropout rate is not in [0, 1]; the variant is
+        quantized, with another dtype than float32; or the weights are not float32.
     """
 
     def __init__(
@@ -102,14 +109,19 @@ class MobileNet(Part, keras.Model):
                 f"num_classes is {num_classes}, but class_names has {len(self.class_names)} names"
             )
         self.num_classes = num_classes if self.class_names is None else len(self.class_names)
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"num_classes must be 1 or more, or None; got {self.num_classes}")
+        if self.num_classes is not None and not (
+            isinstance(self.num_classes, int | np.integer) and self.num_classes >= 1
+        ):
+            raise ValueError(f"num_classes must be 1 or more, or None; got {self.num_classes!r}")
         self.num_features = architecture.num_features(variant)
-        self.batch_norm_momentum = batch_norm_momentum
-        self.activation_range_momentum = activation_range_momentum
         self.dropout_rate = (
             architecture.dropout_rate(variant.family) if dropout_rate is None else dropout_rate
         )
+        # As given: a variable's value may change.
+        self.batch_norm_momentum = batch_norm_momentum
+        self.activation_range_momentum = activation_range_momentum
+        for name in ("dropout_rate", "batch_norm_momentum", "activation_range_momentum"):
+            share(name, getattr(self, name))
         self.blocks: list[keras.layers.Layer] = [
             block(row, scope, variant.quantized, self.dtype_policy)
             for row in architecture.rows(variant)
@@ -218,7 +230,9 @@ class MobileNet(Part, keras.Model):
 
         Raises:
           TypeError: The images are integers.
-          ValueError: The images are not `[batch, height, width, 3]`.
+          ValueError: The images are not `[batch, height, width, 3]`, or not in [0, 1]: the mean
+            square of `2 x - 1` over the batch, at most 1 for such images, is above 2 or NaN. In
+            graphs `tf.errors.InvalidArgumentError`. Or the momentum is not in [0, 1].
         """
         given = activation_range_momentum if self.variant.quantized else batch_norm_momentum
         arguments = bool(training), self._momentum if given is None else given
@@ -246,15 +260,15 @@ class MobileNet(Part, keras.Model):
           none without `return_endpoints`.
 
         Raises:
-          TypeError: The images are integers.
-          ValueError: The images are not `[batch, height, width, 3]`.
+          TypeError: As for `call`.
+          ValueError: As for `call`.
         """
         images = self._images(inputs)
         batch = _Batch(images)
-        if training:
-            momentum = _unless_empty(momentum, images)
-        arguments = {"training": training, "momentum": momentum}
         outputs = 2 * batch.images - 1
+        if training:
+            momentum = _unless_empty(share("the momentum", momentum), images)
+        arguments = {"training": training, "momentum": _if_in_range(outputs, momentum)}
         if self.variant.quantized:
             outputs = quantize_images(outputs)
         endpoints: dict[str, tf.Tensor] = {}
@@ -528,6 +542,25 @@ class _Batch:
         """
         restored = self.restored(activation)
         return restored, self.occupied(restored)
+
+
+def _if_in_range(scaled: tf.Tensor, momentum: float | tf.Tensor) -> float | tf.Tensor:
+    """The momentum, if images, given as `2 x - 1`, can be in [0, 1]; if not, they are refused.
+
+    One sum tells: values in [-1, 1] have a mean square of 1 at most, and 2 leaves room for noise
+    and contrast that augment images. Batches of photographs in [-1, 1] have some 2.6, standardised
+    ones 5.
+    """
+    # A sum of squares, of which TensorFlow's operation returns half.
+    found = 2 * tf.nn.l2_loss(scaled)
+    plausible = found <= _MEAN_SQUARE * tf.cast(tf.size(scaled), tf.float32)
+    if not tf.executing_eagerly():
+        # What moves waits for the check; the network need not.
+        return asserted(momentum, plausible, _NO_IMAGES)
+    if not plausible:
+        low, high = (float(reduce(scaled)) / 2 + 0.5 for reduce in (tf.reduce_min, tf.reduce_max))
+        raise ValueError(f"{_NO_IMAGES}; these have values from {low:g} to {high:g}")
+    return momentum
 
 
 def _unless_empty(momentum: float | tf.Tensor, batch: tf.Tensor) -> float | tf.Tensor:

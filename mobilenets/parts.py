@@ -7,21 +7,25 @@ clones, copies and models with a network inside keep them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 __all__ = [
     "L2",
     "Part",
     "Split",
+    "asserted",
     "checked",
     "default_regularizer",
     "endpoint",
     "input_channels",
     "network_dtype",
+    "share",
 ]
 
 # Slim's mobilenet_v1_arg_scope and mobilenet_v2.training_scope: weight decay 4e-5 on
@@ -152,6 +156,41 @@ def network_dtype(dtype: Any) -> Any:
 def endpoint(outputs: tf.Tensor, split: bool | Split) -> tuple[tf.Tensor, tf.Tensor]:
     """A layer's outputs to return as an endpoint, and its outputs to pass on."""
     return split(outputs) if callable(split) else (outputs, outputs)
+
+
+def share(name: str, value: Any) -> Any:
+    """Returns a number in [0, 1], be it a scalar tensor or a variable, and refuses all else.
+
+    Args:
+      name: In the error.
+      value: What may be one.
+
+    Raises:
+      ValueError: It is none. In graphs `tf.errors.InvalidArgumentError`, before it is used.
+    """
+    refusal = f"{name} must be in [0, 1]"
+    good: bool | tf.Tensor = False
+    if isinstance(value, int | float | np.number):
+        good = 0 <= value <= 1
+    else:
+        with contextlib.suppress(TypeError, ValueError, tf.errors.InvalidArgumentError):
+            value = tf.ensure_shape(tf.convert_to_tensor(value, tf.float32), [])
+            good = (value >= 0) & (value <= 1)
+    if tf.is_symbolic_tensor(good):
+        return asserted(value, good, refusal)
+    if not good:
+        raise ValueError(f"{refusal}; got {value!r}")
+    return value
+
+
+def asserted(value: Any, condition: tf.Tensor | bool, refusal: str) -> tf.Tensor:
+    """A graph's tensor, which is there once the condition is known to be true.
+
+    Without the order, a training step could change variables before it fails.
+    """
+    # Text alone: for numbers TensorFlow would make functions of its own.
+    with tf.control_dependencies([tf.debugging.Assert(condition, [refusal])]):
+        return tf.identity(value)
 
 
 def checked(inputs: tf.Tensor, channels: int, name: str) -> tf.Tensor:

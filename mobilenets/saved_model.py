@@ -24,7 +24,7 @@ from mobilenets.canonical import canonicalize
 from mobilenets.errors import MobileNetError, not_written
 from mobilenets.layers import MOMENTUM
 from mobilenets.model import MobileNet
-from mobilenets.parts import L2
+from mobilenets.parts import L2, asserted
 from mobilenets.quantization import RANGE_MOMENTUM
 from mobilenets.variants import Variant
 from mobilenets.weights import mapping
@@ -32,7 +32,7 @@ from mobilenets.writing import temporary_folder, written_beside
 
 __all__ = ["FORMAT", "Writer", "config", "is_module", "is_serving", "read", "save"]
 
-FORMAT = 5
+FORMAT = 6
 """Version of the modules' format; raise it when modules are written differently (a test checks).
 
 A module in another format is converted again.
@@ -80,9 +80,15 @@ def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool
     Raises:
       FileExistsError: The folder holds something else.
       OSError: The disk is full or not writable. Nothing is left half-written.
+      TypeError: The model is not a `MobileNet`, but contains one, say.
       ValueError: A variable holds NaN or infinity: training diverged. In a graph, TensorFlow's
         fused ReLU6 can turn NaN into numbers that look like results.
     """
+    if not isinstance(model, MobileNet):
+        raise TypeError(
+            f"mobilenets.save takes a MobileNet; got {type(model).__name__}: give the MobileNet "
+            "within it, or use the model's own save or export"
+        )
     values = {name: variable.numpy() for name, variable in model.slim_variables.items()}
     strange = [name for name, value in values.items() if not np.isfinite(value).all()]
     if strange:
@@ -268,9 +274,7 @@ def _features(network: MobileNet, trainable: bool) -> tf.types.experimental.Poly
 
     def run(inputs, training, return_endpoints, momentum):
         if training and not trainable:
-            refused = tf.debugging.Assert(False, [_NOT_TRAINABLE])
-            with tf.control_dependencies([refused]):
-                inputs = tf.identity(inputs)
+            inputs = asserted(inputs, False, _NOT_TRAINABLE)
         if trainable and (training or return_endpoints):
             outputs, endpoints = network.call_features(inputs, training, momentum, return_endpoints)
         else:

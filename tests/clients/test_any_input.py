@@ -243,6 +243,12 @@ WAYS: dict[str, Callable[[Loaded], Callable]] = {
         )(images)
     ),
     "module": lambda of: of.hub,
+    "module in training": lambda of: lambda images: of.hub(images, training=True),
+    "module's endpoints": lambda of: lambda images: of.hub(images, return_endpoints=True),
+    "layer": lambda of: of.layer,
+    "dataset": lambda of: (
+        lambda images: list(tf.data.Dataset.from_tensors(images).map(lambda x: of.hub(x)))
+    ),
     "signature": lambda of: lambda images: of.signature(images=tf.constant(images)),
 }
 
@@ -261,6 +267,69 @@ def test_whatever_else_is_no_image_is_refused(way: str, loaded: Callable) -> Non
             shape[-1], dtype = 3, chance.choice(("uint8", "int8", "int64", "bool", "complex64"))
         with pytest.raises((ValueError, TypeError, tf.errors.InvalidArgumentError)):
             pytest.fail(f"{shape}, {dtype}: {call(np.zeros(shape, dtype))}")
+
+
+chance = np.random.default_rng(0)
+COLOURS = chance.uniform(size=(2, 40, 50, 3)).astype(np.float32)
+GREY = np.full_like(COLOURS, 0.5)
+UNLIKELY = {
+    "0 to 255": 255 * COLOURS,
+    "-1 to 1": 2 * COLOURS - 1,
+    "standardised": (COLOURS - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+    "one image of many": np.concatenate([GREY] * 9 + [255 * COLOURS[:1]]),
+    "NaN": np.where(np.arange(3) == 1, np.nan, GREY),
+    "a NaN": np.where(np.arange(GREY.size).reshape(GREY.shape) == 77, np.nan, GREY),
+    "infinity": np.where(np.arange(GREY.size).reshape(GREY.shape) == 77, -np.inf, GREY),
+}
+LIKELY = {
+    "black and white": np.round(COLOURS),
+    "black": np.zeros_like(COLOURS),
+    "noise on black and white": np.round(COLOURS) + chance.normal(0, 0.2, COLOURS.shape),
+    "resized": tf.image.resize(np.round(COLOURS), (80, 80), "lanczos5").numpy(),
+    "contrast and brightness": 1.5 * (COLOURS - 0.5) + 0.5 + 0.2,
+    "digits with more contrast": np.where(COLOURS > 0.87, 1.57, -0.13),
+}
+
+
+@pytest.mark.parametrize("way", first_fast(WAYS))
+def test_pixels_in_another_range_are_refused(way: str, loaded: Callable) -> None:
+    """They used to give results like any other."""
+    of = loaded(V1, 7)
+    variables = [*of.native.slim_variables.values(), *of.hub.variables]
+    before = [variable.numpy() for variable in variables]
+    call = WAYS[way](of)
+    for name, images in UNLIKELY.items():
+        with pytest.raises(
+            (ValueError, tf.errors.InvalidArgumentError), match=r"floats in \[0, 1\]: divide"
+        ):
+            pytest.fail(f"{name}: {call(images.astype(np.float32))}")
+    # Training too: not even the first batch norm's statistics.
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    for images in LIKELY.values():
+        call(images.astype(np.float32))
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["serving", "quantops", "mobilenet_v2"])
+def test_every_kind_of_module_refuses_them(
+    kind: str, loaded: Callable, randomise: Callable, tmp_path: Path
+) -> None:
+    name = "mobilenet_v1_025_64/quantops" if kind == "quantops" else V2 + "_035_64"
+    model = randomise(MobileNet(name, 7))
+    mobilenets.save(model, tmp_path / "module", trainable=kind != "serving")
+    call = hub.load(os.fspath(tmp_path / "module"))
+    assert call(tf.constant(COLOURS)).shape == (2, 7)
+    for images in UNLIKELY.values():
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"floats in \[0, 1\]: divide"):
+            call(tf.constant(images, tf.float32))
+
+
+def test_the_error_says_which_range(loaded: Callable) -> None:
+    with pytest.raises(ValueError, match=r"pixels in \[-1, 1\]; these have values from -1 to 2"):
+        loaded(V1, 7).native(3 * np.round(COLOURS) - 1)
 
 
 class TestEmptyBatch:

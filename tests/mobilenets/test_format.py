@@ -18,7 +18,7 @@ import mobilenets
 from mobilenets import MobileNet, Variant
 from mobilenets.saved_model import FORMAT
 
-RECORDED = 5
+RECORDED = 6
 TRACES = """
     call inputs float32[?,64,64,3], training=False, return_endpoints='size', MOMENTUM float32[]
     call inputs float32[?,?,?,3], training=False, return_endpoints=False, MOMENTUM float32[]

@@ -207,16 +207,61 @@ def test_class_names(random_images: Images) -> None:
     assert same.num_classes == 2
 
 
+def test_a_momentum_that_changes(random_images: Callable) -> None:
+    momentum = tf.Variable(1.0)
+    model = MobileNet(SMALL["mobilenet_v1"], batch_norm_momentum=momentum)
+    images = random_images(2, 32)
+    train = tf.function(lambda: model(images, training=True), autograph=False)
+    mean = model.convolutions[0].batch_norm.moving_mean
+    for call in (train, lambda: model(images, training=True)):
+        before = mean.numpy()
+        momentum.assign(1.0)
+        call()
+        np.testing.assert_array_equal(mean, before)
+        momentum.assign(0.5)
+        call()
+        assert np.abs(mean - before).max() > 0
+
+
+@pytest.mark.parametrize("momentum", [-0.5, 2.0, float("nan"), [0.5, 0.5]], ids=str)
+def test_a_momentum_that_is_none_is_refused(momentum: Any, random_images: Callable) -> None:
+    """As a number, as a tensor, and in a function that is traced before it is known."""
+    model = MobileNet(SMALL["mobilenet_v1"])
+    images = random_images(2, 32)
+    before = [variable.numpy() for variable in model.variables]
+
+    def train(momentum: Any) -> tf.Tensor:
+        return model(images, training=True, batch_norm_momentum=momentum)
+
+    for call in (train, lambda m: train(tf.constant(m)), tf.function(train, autograph=False)):
+        with pytest.raises(
+            (ValueError, tf.errors.InvalidArgumentError), match=r"the momentum must be in \[0, 1\]"
+        ):
+            call(momentum)
+    if not isinstance(momentum, list):
+        traced = tf.function(train, [tf.TensorSpec([], tf.float32)], autograph=False)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the momentum must be in"):
+            traced(tf.constant(momentum))
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_classes": 3, "class_names": ["a", "b"]}, "num_classes is 3, .* has 2 names"),
         ({"num_classes": 0}, "num_classes must be 1 or more, or None; got 0"),
+        ({"num_classes": 1.5}, "num_classes must be 1 or more, or None; got 1.5"),
+        ({"num_classes": "7"}, "num_classes must be 1 or more, or None; got '7'"),
+        ({"batch_norm_momentum": 99}, r"batch_norm_momentum must be in \[0, 1\]; got 99"),
+        ({"batch_norm_momentum": "0.9"}, r"batch_norm_momentum must be in \[0, 1\]; got '0.9'"),
+        ({"activation_range_momentum": -0.1}, r"activation_range_momentum must be in .*; got -0.1"),
+        ({"dropout_rate": float("nan")}, r"dropout_rate must be in \[0, 1\]; got nan"),
         ({"class_names": []}, "num_classes must be 1 or more"),
         ({"variant": "mobilenet_v4_100_224"}, "no MobileNet variant is called"),
         ({"variant": "mobilenet_v1_100_16"}, "image_size must be"),
     ],
-    ids=["names-mismatch", "no-classes", "no-names", "no-variant", "too-small"],
+    ids=str,
 )
 def test_errors(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -155,6 +155,13 @@ def test_save_refuses_to_replace_something_else(
     assert os.listdir(tmp_path) == ["target"]
 
 
+def test_save_takes_nothing_but_a_mobilenet(tmp_path: Path) -> None:
+    model = keras.Sequential([MobileNet("mobilenet_v1_025_64")])
+    with pytest.raises(TypeError, match="takes a MobileNet; got Sequential: give the MobileNet"):
+        mobilenets.save(model, tmp_path / "module")
+    assert not list(tmp_path.iterdir())
+
+
 def test_save_makes_parents_and_takes_empty_folders(
     quick_save: None, unchanged: MobileNet, tmp_path: Path
 ) -> None:

@@ -372,7 +372,7 @@ class TestClassifiers:
     @pytest.mark.slow
     def test_a_scale_that_is_not_known(self, network, images):
         inputs = keras.Input((SIZE, SIZE, 3))
-        model = keras.Model(inputs, network("V1")(inputs / 127.5 - 1))
+        model = keras.Model(inputs, network("V1")(inputs / 510 + 0.25))
         found = outputs(float_model(model), 255 * images[1])
         expected = np.asarray(model(255 * images[1]))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

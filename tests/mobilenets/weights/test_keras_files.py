@@ -296,7 +296,7 @@ def trained(library: str, model, classes: int):
     random = np.random.default_rng(0)
     # Tracing a graph would take longer than the step.
     model.compile(KERASES[library].optimizers.Adam(1e-2), "mse", run_eagerly=True)
-    inputs = random.uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    inputs = random.uniform(size=(2, 64, 64, 3)).astype(np.float32)
     model.fit(inputs, random.normal(size=(2, classes)), verbose=0)
     return model
 
