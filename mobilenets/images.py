@@ -223,7 +223,9 @@ def batches(
     options = tf.data.Options()
     # Threads of its own, one a core: in TensorFlow's, decoding keeps the network waiting.
     options.threading.private_threadpool_size = 0
-    return loaded.batch(batch_size).prefetch(tf.data.AUTOTUNE).with_options(options)
+    # The end of a pass would wait for the tuner to wake, up to a quarter of a second.
+    options.autotune.enabled = False
+    return loaded.batch(batch_size).prefetch(2).with_options(options)
 
 
 @functools.cache

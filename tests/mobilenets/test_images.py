@@ -411,6 +411,12 @@ def test_batches_are_load_of_each(given, files: list[Path], crop) -> None:
         )
 
 
+def test_a_pass_does_not_wait_for_the_tuner(files: list[Path]) -> None:
+    """At its end TensorFlow waits until the tuner wakes, up to a quarter of a second."""
+    options = mobilenets.images.batches(files, 32).options()
+    assert options.autotune.enabled is False
+
+
 def test_batches_of_nothing() -> None:
     assert list(batches([], 20)) == []
 
