@@ -1,4 +1,4 @@
-"""Features of a folder of photographs, from the files to the arrays, here and in Keras 3."""
+"""Folders of photographs: from the files to their features, and to a trained head."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import mobilenets
 from benchmarks.contenders import module
 from convert.references import applications
 
-__all__ = ["contenders", "folder"]
+__all__ = ["contenders", "folder", "heads"]
 
 _BATCH = 32
 
 
-def folder() -> Path:
-    """Photographs in a folder for each class: those of the reference data."""
+def folder(name: str) -> Path:
+    """Photographs of the reference data, in a folder for each class."""
     beside = Path(__file__).resolve().parents[2] / "shared"
     data = Path(os.environ.get("MOBILENETS_REFERENCE_DATA") or beside)
-    return data / "imagenet_sample"
+    return data / name
 
 
 def contenders(name: str, images: Path) -> dict[str, Callable[[], np.ndarray]]:
@@ -65,3 +65,30 @@ def contenders(name: str, images: Path) -> dict[str, Callable[[], np.ndarray]]:
         "batches": lambda: np.concatenate([network(batch).numpy() for _, batch in ours]),
         "keras": lambda: theirs.predict(dataset, verbose=0),
     }
+
+
+def heads(name: str, images: Path, epochs: int) -> dict[str, Callable[[], object]]:
+    """From files to a trained head on a frozen network, for each contender.
+
+    `features once` computes the features in the first epoch and keeps them; `in every epoch` trains
+    the network and its head as one model, of which only the head is trainable.
+    """
+    size = mobilenets.Variant.parse(name).image_size
+    network = mobilenets.load(module(name), trainable=False)
+
+    def trained(once: bool) -> keras.Model:
+        dataset = keras.utils.image_dataset_from_directory(
+            images, image_size=(size, size), batch_size=_BATCH, seed=0, verbose=False
+        )
+        head = [keras.layers.Dense(len(dataset.class_names), kernel_initializer="zeros")]
+        if once:
+            dataset = dataset.map(lambda images, labels: (network(images / 255), labels)).cache()
+        else:
+            head = [keras.layers.Rescaling(1 / 255), network, *head]
+        model = keras.Sequential(head)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.2, momentum=0.9), loss)
+        model.fit(dataset, epochs=epochs, verbose=0)
+        return model
+
+    return {"features once": lambda: trained(True), "in every epoch": lambda: trained(False)}

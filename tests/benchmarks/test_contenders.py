@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from closeness import assert_close, cosines
 
 import mobilenets
-from benchmarks import contenders, conversion, threads
+from benchmarks import contenders, conversion, photographs, threads
 
 NAMES = ("mobilenet_v1_025_64", "mobilenet_v2_035_64")
 SAMPLE = Path(__file__).parents[2] / "sample" / "mobilenet_v1_0.25_64.ckpt"
@@ -83,6 +84,22 @@ def test_loading() -> None:
     assert serving(contenders.images(1, 64)).shape == (1, 256)
     for name, run in runs.items():
         assert len(run().trainable_variables) == 81, name
+
+
+def test_one_epoch_trains_the_same_head_either_way(tmp_path: Path) -> None:
+    """In later epochs the order of the images differs."""
+    random = np.random.default_rng(0)
+    for i in range(7):
+        path = tmp_path / f"class_{i % 2}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = random.integers(0, 256, (70, 80, 3)).astype(np.uint8)
+        path.write_bytes(tf.io.encode_png(pixels).numpy())
+    runs = photographs.heads(NAMES[0], tmp_path, 1)
+    once, every = (runs[name]() for name in ("features once", "in every epoch"))
+    assert [layer.trainable for layer in every.layers] == [True, False, True]
+    for found, expected in zip(once.get_weights(), every.layers[-1].get_weights(), strict=True):
+        assert np.abs(expected).max() > 0
+        assert_close(found, expected, 1e-4)
 
 
 def test_a_process_for_each_setting_of_threads(capfd: pytest.CaptureFixture[str]) -> None:
