@@ -151,7 +151,8 @@ def test_no_room_for_all(
     assert files("out").keys() == whole.keys()
 
 
-@pytest.mark.parametrize("kind", first_fast(["trainable", "serving"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["trainable", "serving"])
 def test_no_room_to_save(kind: str, photos: None) -> None:
     """A new module, and one over another."""
     model = mobilenets.load(SAMPLE)
