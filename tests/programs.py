@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["ROOT", "as_program", "in_turn"]
+__all__ = ["ROOT", "SAMPLE", "as_program", "in_turn", "writers"]
 
 ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "sample" / "mobilenet_v1_0.25_64.ckpt"
 _IN_TURN = """
 import json, sys
 from convert.__main__ import main
@@ -57,3 +58,30 @@ def in_turn(
         text=True,
         check=False,
     )
+
+
+def writers(models: Path, photos: Path, output: Path) -> dict[str, tuple]:
+    """The arguments of every command that writes files, but for `all`.
+
+    Args:
+      models: What `checkpoint` wrote for the sample, with class names.
+      photos: Images, in a folder for each class.
+      output: The folder of all that they write.
+    """
+    images = ("--images", photos)
+    arguments = {
+        "slim": (SAMPLE, "m.ckpt"),
+        "keras-weights": (SAMPLE, "w.h5"),
+        "keras-weights for Keras 3": (SAMPLE, "w.weights.h5"),
+        "lite": (SAMPLE, "m.tflite"),
+        "features": (SAMPLE, "f.npz", *images),
+        "features as Parquet": (SAMPLE, "f.parquet", *images),
+        "checkpoint": (SAMPLE, "made"),
+        "publish": (models, "site"),
+    }
+    found = {
+        name: (name.partition(" ")[0], source, "--output", output / file, *more)
+        for name, (source, file, *more) in arguments.items()
+    }
+    module = models / "mobilenet_v1_025_64" / "classification"
+    return found | {"evaluate": ("evaluate", module, *images, "--csv", output / "p.csv")}

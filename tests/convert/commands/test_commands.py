@@ -8,9 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tensorflow as tf
 from programs import in_turn
 
 from convert.commands import commands
@@ -45,19 +43,12 @@ def test_light_ones_do_not_load_tensorflow(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.fixture
-def photos(tmp_path: Path, random_images: Callable) -> Path:
-    for i, image in enumerate(random_images(3, 80)):
-        path = tmp_path / "photos" / "zero" / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = tf.constant(np.round(image * 255).astype(np.uint8))
-        path.write_bytes(tf.io.encode_jpeg(pixels).numpy())
-    return tmp_path / "photos"
-
-
 @pytest.mark.slow
-def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
+def test_nothing_but_our_own_progress(
+    tmp_path: Path, photos: Path, published_checkpoints: Callable[..., Path]
+) -> None:
     """No message of TensorFlow's, or of anything else, on the way to success."""
+    checkpoints = published_checkpoints("mobilenet_v1_0.25_128")
     converted = tmp_path / "out" / "mobilenet_v1_025_64" / "classification"
     labels = SAMPLE.with_name("labels.txt")
     commands: dict[str, tuple] = {
@@ -65,7 +56,7 @@ def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
         "inspect": ("inspect", SAMPLE),
         "checkpoint": ("checkpoint", SAMPLE, "--output", tmp_path / "out", "--labels", labels),
         "all": (
-            *("all", "--checkpoints", _published(tmp_path), "--output", tmp_path / "all"),
+            *("all", "--checkpoints", checkpoints, "--output", tmp_path / "all"),
             *("--only", "mobilenet_v1_025_128", "--offline"),
         ),
         "verify": ("verify", converted),
@@ -95,16 +86,6 @@ def test_nothing_but_our_own_progress(tmp_path: Path, photos: Path) -> None:
     for name, output, error in zip([*commands, "its end"], outputs, errors, strict=True):
         assert output.strip() or name == "its end", name
         assert OUR_OWN.fullmatch(error), (name, error)
-
-
-def _published(folder: Path) -> Path:
-    """A folder of checkpoints with a published variant, of random weights."""
-    from convert.export import slim
-    from mobilenets import MobileNet
-
-    name = "mobilenet_v1_0.25_128"
-    slim.export(MobileNet(name), folder / "checkpoints" / name / f"{name}.ckpt")
-    return folder / "checkpoints"
 
 
 def _quantops(folder: Path) -> Path:

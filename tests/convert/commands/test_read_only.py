@@ -14,15 +14,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tensorflow as tf
 from local_hosts import Hosts, hosts, tgz  # noqa: F401
-from programs import in_turn
+from programs import SAMPLE, in_turn, writers
 
 pytestmark = pytest.mark.slow
-
-SAMPLE = Path(__file__).resolve().parents[3] / "sample" / "mobilenet_v1_0.25_64.ckpt"
 
 
 def without_override() -> None:
@@ -43,38 +39,12 @@ def lock(folder: Path, mode: int = 0o555) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path, random_images: Callable, command: Callable) -> Iterator[Path]:
-    """Photographs, modules, and a locked folder that holds what each command would write."""
-    for i, image in enumerate(random_images(3, 80)):
-        path = tmp_path / "photos" / "zero" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = tf.constant(np.round(image * 255).astype(np.uint8))
-        path.write_bytes(tf.io.encode_png(pixels).numpy())
-    labels = SAMPLE.with_name("labels.txt")
-    assert (
-        command("checkpoint", SAMPLE, "--labels", labels, "--output", tmp_path / "models")[0] == 0
-    )
-    (tmp_path / "locked").mkdir()
-    yield tmp_path
-    lock(tmp_path, 0o755)
-
-
-def writers(world: Path, output: Path) -> dict[str, tuple]:
-    module = world / "models" / "mobilenet_v1_025_64" / "classification"
-    photos = ("--images", world / "photos")
-    return {
-        "slim": ("slim", SAMPLE, "--output", output / "m.ckpt"),
-        "keras-weights": ("keras-weights", SAMPLE, "--output", output / "w.h5"),
-        "keras-weights for Keras 3": (
-            *("keras-weights", SAMPLE, "--output", output / "w.weights.h5"),
-        ),
-        "lite": ("lite", SAMPLE, "--output", output / "m.tflite"),
-        "features": ("features", SAMPLE, *photos, "--output", output / "f.npz"),
-        "features as Parquet": ("features", SAMPLE, *photos, "--output", output / "f.parquet"),
-        "evaluate": ("evaluate", module, *photos, "--csv", output / "p.csv"),
-        "checkpoint": ("checkpoint", SAMPLE, "--output", output / "made"),
-        "publish": ("publish", world / "models", "--output", output / "site"),
-    }
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder, to be locked; it can be removed afterwards."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    yield folder
+    lock(folder, 0o755)
 
 
 def refusals(commands: dict[str, tuple], **environment: str) -> dict[str, str]:
@@ -102,13 +72,15 @@ def may_write(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("state", ["empty", "with an earlier output"])
-def test_the_output_s_folder(state: str, world: Path, command: Callable) -> None:
-    locked = world / "locked"
-    commands = writers(world, locked)
+def test_the_output_s_folder(state: str, photos: Path, locked: Path, command: Callable) -> None:
+    models = photos.with_name("models")
+    labels = SAMPLE.with_name("labels.txt")
+    assert command("checkpoint", SAMPLE, "--labels", labels, "--output", models)[0] == 0
+    commands = writers(models, photos, locked)
     if state != "empty":
         for arguments in commands.values():
             assert command(*arguments)[0] == 0
-        # Another source: nothing counts as done before.
+        # Or nothing would be left to write.
         shutil.rmtree(locked / "made" / "mobilenet_v1_025_64" / "classification")
         (locked / "site" / "index.json").unlink()
     before = files(locked)
@@ -122,12 +94,12 @@ def test_the_output_s_folder(state: str, world: Path, command: Callable) -> None
     assert files(locked) == before
 
 
-def test_the_cache(world: Path, hosts: Hosts) -> None:  # noqa: F811
+def test_the_cache(locked: Path, hosts: Hosts) -> None:  # noqa: F811
     parts = {f"m.ckpt{s}": Path(f"{SAMPLE}{s}") for s in (".index", ".data-00000-of-00001")}
     url = f"{hosts.url}/m.tgz"
     hosts.answers[url] = tgz({name: path.read_bytes() for name, path in parts.items()})
-    lock(world / "locked")
+    lock(locked)
     commands = {"inspect": ("inspect", url)}
-    (said,) = refusals(commands, MOBILENETS_CACHE=os.fspath(world / "locked")).values()
+    (said,) = refusals(commands, MOBILENETS_CACHE=os.fspath(locked)).values()
     assert "Permission denied" in said
-    assert files(world / "locked") == {}
+    assert files(locked) == {}
