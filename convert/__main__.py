@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     except ImportError:
         pass
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if empty := _empty(given):
+        return console.fail(f"{empty} is empty: is a variable of the shell not set?")
+    options = parser.parse_args(given)
     try:
         return options.run(options)
     except MobileNetError as error:
@@ -51,6 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.stopped()
         return 130
+
+
+def _empty(arguments: Sequence[str]) -> str | None:
+    """Which argument is empty or blank: as a path it would be the working directory."""
+    before = None
+    for argument in arguments:
+        option, given, value = argument.partition("=")
+        if option.startswith("--") and given and not value.strip():
+            return option
+        if not argument.strip():
+            return f"the argument after {before}" if before else "the first argument"
+        before = argument
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

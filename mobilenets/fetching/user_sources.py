@@ -19,6 +19,7 @@ __all__ = ["asked_for", "local"]
 
 _REPOSITORY = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)/?")
 _HUGGING_FACE = "Hugging Face repository"
+_EXPECTED = "a variant's name, a path, a URL or hf://<owner>/<name>"
 
 
 @contextlib.contextmanager
@@ -35,8 +36,12 @@ def local(source: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
       ArchiveError: The archive cannot be unpacked.
       FetchError: The URL cannot be fetched, or there is no space left.
+      FileNotFoundError: The source is an empty or blank string.
     """
     name = os.fspath(source)
+    if not name.strip():
+        # As a path it is the working directory: a shell's unset variable must not read that.
+        raise FileNotFoundError(f"the source is empty ({name!r}): expected {_EXPECTED}")
     if asked := asked_for(name):
         repository = asked.what == _HUGGING_FACE
         name = os.fspath(_repository(asked) if repository else fetch(asked))

@@ -12,6 +12,7 @@ from programs import as_program
 
 from convert import batch, verify
 from convert.batch import Outcome
+from convert.commands import commands
 from convert.export import bundle
 from convert.verify import Parity
 from mobilenets import MobileNet, Variant
@@ -121,6 +122,22 @@ def test_mistakes_are_one_line(command, source, tmp_path, arguments, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("before", ["first", "--output", "--output="])
+@pytest.mark.parametrize("name", commands())
+def test_an_empty_argument_is_no_path(command, tmp_path, monkeypatch, name, before, empty):
+    """As a path it would be the working directory: `--output "$OUTPUT"` where that is not set."""
+    monkeypatch.chdir(tmp_path)
+    where, arguments = {
+        "first": (f"the argument after {name}", [empty]),
+        "--output": ("the argument after --output", ["x", "--output", empty]),
+        "--output=": ("--output", ["x", f"--output={empty}"]),
+    }[before]
+    code, _, err = command(name, *arguments)
+    assert (code, err) == (2, f"error: {where} is empty: is a variable of the shell not set?\n")
     assert not any(tmp_path.iterdir())
 
 

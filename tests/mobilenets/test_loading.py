@@ -264,6 +264,16 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         mobilenets.load(tmp_path / "note.txt")
 
 
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_source_is_no_folder(
+    source: str, module: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the working directory's weights either."""
+    monkeypatch.chdir(module("mobilenet_v1"))
+    with pytest.raises(FileNotFoundError, match="the source is empty"):
+        mobilenets.load(source)
+
+
 def test_an_archive_cannot_write_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "evil.txt").write_text("evil")
     with tarfile.open(tmp_path / "evil.tgz", "w:gz") as tar:
