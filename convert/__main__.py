@@ -15,6 +15,7 @@ from mobilenets.errors import MobileNetError
 
 from . import console
 from .commands import commands
+from .garbage import collect_rarely
 
 # The package's name when it is installed, with the command `mobilenets` (see pyproject.toml).
 _INSTALLED = "mobilenets_convert"
@@ -36,10 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     except ImportError:
         pass
-    given = sys.argv[1:] if arguments is None else arguments
-    if empty := _empty(given):
+    if arguments is None:
+        arguments = sys.argv[1:]
+        # The process is the command's alone.
+        collect_rarely()
+    if empty := _empty(arguments):
         return console.fail(f"{empty} is empty: is a variable of the shell not set?")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     try:
         return options.run(options)
     except MobileNetError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -19,6 +18,7 @@ from . import light  # noqa: F401  # before the library, in the processes too
 
 # isort: split
 from .errors import ConvertError
+from .garbage import collect_rarely
 
 __all__ = ["ProcessDiedError", "Processes"]
 
@@ -104,7 +104,7 @@ def _answer(context: Any, task: Callable[[], Any]) -> Any:
 
 def _run(task: Callable[[], Any], sender: Connection) -> None:
     _end_with_parent()
-    _collect_rarely()
+    collect_rarely()
     try:
         answer = True, task()
     except BaseException as error:
@@ -114,16 +114,6 @@ def _run(task: Callable[[], Any], sender: Connection) -> None:
     except Exception:
         # Neither can be pickled.
         sender.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
-
-
-def _collect_rarely() -> None:
-    """Lets garbage in cycles pile up: it goes with the process.
-
-    TensorFlow keeps most of the many objects of a trace; looking through them again and again takes
-    a tenth of a conversion.
-    """
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 def _end_with_parent() -> None:
