@@ -15,7 +15,13 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Traces are many objects that live long: collecting garbage seldom saves an eighth of the time.
-gc.set_threshold(50_000, 10, 10)
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries have loaded stays, and need not be looked through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

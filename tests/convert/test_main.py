@@ -180,6 +180,7 @@ def test_a_stop_is_no_traceback(command, monkeypatch):
     assert command("list") == (130, "", "stopped\n")
 
 
+@pytest.mark.slow
 def test_as_a_program_it_is_quiet(source):
     done = as_program("inspect", source, "--json")
     assert (done.returncode, done.stderr) == (0, "")

@@ -174,6 +174,7 @@ def test_a_tf2_module_is_read(world: Hosts, models: dict[str, MobileNet], tmp_pa
     assert_same(model, models[V2])
 
 
+@pytest.mark.slow
 def test_a_file_of_keras_applications_is_read(
     world: Hosts, models: dict[str, MobileNet], tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_another_variant_than_asked_for(world: Hosts, archive: Callable[..., byt
         mobilenets.load(V2)
 
 
+@pytest.mark.slow
 def test_a_local_path_wins(
     world: Hosts, module: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

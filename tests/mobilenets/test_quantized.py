@@ -266,7 +266,8 @@ def test_frozen_layers_stay_frozen_and_have_ranges(
         np.testing.assert_array_equal(found.slim_variables[name].numpy(), variable.numpy())
 
 
-@pytest.mark.parametrize("scheme", ["uint8", slow("int8")])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["uint8", "int8"])
 def test_trains_and_is_saved_like_any_quantized_model(
     scheme: str,
     quantized: MobileNet,
@@ -299,6 +300,7 @@ def test_trains_and_is_saved_like_any_quantized_model(
     np.testing.assert_array_equal(again(batches[0]), expected)
 
 
+@pytest.mark.slow
 def test_other_classes_can_be_saved_after_one_step(
     quantized: MobileNet, batches: np.ndarray, tmp_path: Path, untraced: Callable
 ) -> None:
@@ -311,6 +313,7 @@ def test_other_classes_can_be_saved_after_one_step(
     np.testing.assert_array_equal(again(batches[0]), model(batches[0]))
 
 
+@pytest.mark.slow
 def test_takes_a_dataset_and_reduced_precision(batches: np.ndarray, randomise: Callable) -> None:
     model = randomise(MobileNet(NAMES[0], dtype="mixed_bfloat16"))
     found = model.quantized(tf.data.Dataset.from_tensor_slices(batches))

@@ -215,6 +215,7 @@ class TestTraining:
                 if name.endswith(suffix):
                     assert np.any(variable.numpy() != initial), name
 
+    @pytest.mark.slow
     def test_command_trains_on_the_training_part_alone(
         self,
         tmp_path: Path,
@@ -241,6 +242,7 @@ class TestTraining:
         )
         assert (tmp_path / "mobilenet_v1_0.25_64.ckpt.index").is_file()
 
+    @pytest.mark.slow
     def test_unwritable_output_is_one_line(
         self,
         tmp_path: Path,
@@ -388,6 +390,7 @@ class TestShow:
         assert "expected the classes zero, one, two, three, four; found none" in line
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_unwritable_picture(
         self,
         modules: Callable,

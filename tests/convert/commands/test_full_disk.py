@@ -69,7 +69,7 @@ def sizes(whole: dict[str, bytes]) -> tuple[int, ...]:
     return 0, min(1_000, largest // 2), largest - 1
 
 
-@pytest.mark.parametrize("name", first_fast(COMMANDS, 2))
+@pytest.mark.parametrize("name", first_fast(COMMANDS))
 def test_no_room(name: str, command: Callable) -> None:
     arguments = COMMANDS[name]
     if name in ("evaluate", "publish"):

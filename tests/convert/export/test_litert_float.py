@@ -244,6 +244,7 @@ def test_other_image_sizes(size, network, random_images):
     np.testing.assert_allclose(outputs(content, images), network("V1")(images), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_biases_are_not_mixed_up(random_images):
     """A new network's biases are all zero, and the converter keeps equal constants once."""
     model = MobileNet(Variant("mobilenet_v1", 0.25, 32))

@@ -247,7 +247,8 @@ class TestInt8:
 
         return int8
 
-    @pytest.mark.parametrize("num_classes", [slow(None), 7], ids=["features", "logits"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("num_classes", [None, 7], ids=["features", "logits"])
     def test_a_module(self, num_classes: int | None, int8: Callable, patterns: np.ndarray) -> None:
         model = int8(num_classes)
         running = Running(integer_model(model, interface="uint8"))
