@@ -79,7 +79,8 @@ def save(model: MobileNet, directory: str | os.PathLike[str], *, trainable: bool
 
     Raises:
       FileExistsError: The folder holds something else.
-      OSError: The disk is full or not writable. Nothing is left half-written.
+      OSError: The disk is full or not writable, or the path ends in no name, such as `.`. Nothing
+        is left half-written.
       TypeError: The model is not a `MobileNet`, but contains one, say.
       ValueError: A variable holds NaN or infinity: training diverged. In a graph, TensorFlow's
         fused ReLU6 can turn NaN into numbers that look like results.

@@ -36,9 +36,11 @@ def written_beside(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
       OSError: The entries cannot be written or moved; the target is a device, say, which would be
-        replaced.
+        replaced, or has no name to write, such as `.` and the empty path.
     """
     target = Path(target)
+    if target.name in ("", ".."):
+        raise IsADirectoryError(errno.EISDIR, "the path ends in no name", str(target))
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise FileExistsError(errno.EEXIST, "neither a file nor a folder", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,16 @@ def test_what_is_neither_a_file_nor_a_folder_stays(tmp_path: Path) -> None:
     assert target.is_fifo()
 
 
+@pytest.mark.parametrize("target", ["", ".", "..", "/", "folder/.."])
+def test_a_path_without_a_name_is_refused(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="the path ends in no name"), written_beside(target):
+        pytest.fail("nothing is to be written")
+    assert names(tmp_path) == []
+
+
 def test_the_target_moves_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
     replace = os.replace
