@@ -22,6 +22,8 @@ __all__ = ["factors", "scale_between", "scale_channels"]
 
 _HIGHEST = 6.0
 _WIDEST = 100.0
+# No channel is scaled to less: it would have few of the 255 steps up to ReLU6's 6.
+_COARSEST = 1.0
 # Further ones change the factors by less than 1 %.
 _SWEEPS = 20
 _LEAST = 1e-6
@@ -112,7 +114,8 @@ def _bounds(convolution: ConvBatchNorm, largest: np.ndarray) -> tuple[np.ndarray
     # The moving variance holds the factor, and cannot be negative.
     variance = convolution.batch_norm.moving_variance.numpy()
     most = np.minimum(most, np.sqrt((variance + EPSILON) / EPSILON))
-    return np.where(kept, 1, 1 / _WIDEST), np.where(kept, 1, most)
+    least = np.minimum(np.minimum(_COARSEST / np.maximum(largest, _LEAST), 1), most)
+    return np.where(kept, 1, least), np.where(kept, 1, most)
 
 
 def _magnitudes(convolution: ConvBatchNorm) -> np.ndarray:

@@ -384,15 +384,15 @@ class MobileNet(Part, keras.Model):
         does not clip are scaled, and the weights that read them inversely, so that the channels of
         a layer have weights of similar size. Channels that it clips get smaller weights where
         rounding then costs less. `"int8"` has a symmetric range for each output channel, and rounds
-        the pooled features too, as LiteRT's int8 models. Its kernels are rounded for the inputs
-        that the images give them, so that the errors of the weights make up for one another.
+        the pooled features too, as LiteRT's int8 models.
 
         In both, channels of the first layers that are 0 for every image repeat others, a part of
-        an 8-bit step apart.
+        an 8-bit step apart. Kernels are rounded for the inputs that the images give them, so that
+        the errors of the weights make up for one another.
 
         The weights' ranges are those of the weights with the batch norms folded in. A range of
-        activations is the mean of the batches' ranges. That of `"int8"` logits is the one whose
-        rounding changes their softmax least: it reaches the largest logit, and may clip low ones.
+        activations is the mean of the batches' ranges. The logits' range is the one whose rounding
+        changes their softmax least: it reaches the largest logit, and may clip low ones.
         The offsets (`beta`) are corrected so that each channel's mean over the first images is the
         float model's: rounded weights shift it. What is frozen stays frozen.
 
@@ -438,16 +438,15 @@ class MobileNet(Part, keras.Model):
             limit_weights(exact.blocks, copy.convolutions, normalized)
         # It would move the logits' range.
         copy.dropout_rate = 0.0
-        int8 = scheme == "int8"
         logits = []
         for count, batch in enumerate(chain(first, batches), 1):
             # The momentum of a mean: 0, 1/2, 2/3, …
             copy(batch, training=True, activation_range_momentum=1 - 1 / count)
-            if int8 and self.logits is not None:
+            if self.logits is not None:
                 logits.append(tf.cast(self(batch), tf.float32))
         if logits:
             copy.logits.fit_range(tf.concat(logits, 0))
-        rounding = partial(round_weights, images=len(measured)) if int8 else None
+        rounding = partial(round_weights, images=len(measured))
         correct_means(copy.blocks, exact.blocks, quantize_images(normalized), normalized, rounding)
         calibrated = type(self).from_config(config)
         calibrated.set_weights(copy.get_weights())

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from mobilenets.channel_scaling import scale_between
-from mobilenets.quantization import QuantizedConvBatchNorm, quantize_weights
+from mobilenets.quantization import QuantizedConvBatchNorm
+from mobilenets.weight_rounding import KernelRounding
 
 __all__ = ["limit_weights"]
 
@@ -44,7 +45,7 @@ def limit_weights(
       inputs: What the first block takes, `[batch, height, width, channels]`; the first 16 are
         measured.
     """
-    inputs = inputs[:_IMAGES]
+    inputs = tf.convert_to_tensor(inputs[:_IMAGES])
     remaining = list(convolutions)
     read = np.ones(inputs.shape[-1], np.float32)
     for block in blocks:
@@ -78,14 +79,15 @@ def _limit(
     variance = tf.math.reduce_variance(wanted, [0, 1, 2]) + _LEAST
     mean = tf.reduce_mean(outputs, [0, 1, 2])
     limits = _SHARES * largest.max()
+    rounding = KernelRounding(convolution, [inputs], len(inputs))
     errors, found = [], []
     # Most channels keep their weights.
     for limit in limits[limits >= np.median(largest)]:
         slope = np.minimum(1, limit / np.maximum(largest, _LEAST))
         slope = slope.astype(np.float32)
         weights = kernel * (slope[:, np.newaxis] if convolution.depthwise else slope)
-        rounded = quantize_weights(convolution.weights_quant, tf.constant(weights), adapt=True)
-        products = convolution.convolve(inputs, rounded)
+        convolution.weights_quant.fit(tf.constant(weights))
+        products = convolution.convolve(inputs, rounding(weights))
         shifted = slope * (offset - _MIDDLE) + _MIDDLE
         for _ in range(_SHIFTS):
             shifted += mean - tf.reduce_mean(tf.nn.relu6(products + shifted), [0, 1, 2])

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from mobilenets.quantization import QuantizedConvBatchNorm
 
-__all__ = ["moments", "round_weights", "rounded"]
+__all__ = ["KernelRounding", "compensation", "moments", "round_weights", "rounded"]
 
 # Steps of the largest weight.
 _LARGEST = 127
@@ -22,32 +22,67 @@ _LARGEST = 127
 _DAMPING = 0.01
 # Of all images together; more would hardly change the moments.
 _PATCHES = 10_000
+# Weights whose errors reach the weights far ahead in one product, which takes less time.
+_TOGETHER = 64
+
+
+class KernelRounding:
+    """Rounds kernels for the inputs of a convolution.
+
+    Args:
+      convolution: With simulated quantization.
+      inputs: What it takes, in batches `[batch, height, width, channels]`.
+      images: Their number.
+    """
+
+    def __init__(
+        self, convolution: QuantizedConvBatchNorm, inputs: Iterable[tf.Tensor], images: int
+    ) -> None:
+        self._convolution = convolution
+        each = (image for batch in inputs for image in batch.numpy())
+        size, strides = convolution.kernel_size, convolution.strides
+        self._compensation = compensation(
+            moments(each, images, size, strides, convolution.depthwise)
+        )
+
+    def __call__(self, kernel: np.ndarray) -> np.ndarray:
+        """Rounds a folded kernel to values that the ranges of today keep.
+
+        Args:
+          kernel: `[height, width, inputs, channels]` or, depthwise, `[height, width, channels, 1]`,
+            within the ranges.
+        """
+        outputs = kernel.shape[2 if self._convolution.depthwise else 3]
+        groups, _, weights = self._compensation.shape
+        # As many groups as moments: one, or one for each channel.
+        kernels = kernel.reshape(-1, outputs).T.reshape(groups, -1, weights)
+        quantization = self._convolution.weights_quant
+        low, high = (
+            np.broadcast_to(bound.numpy().astype(np.float64), outputs).reshape(groups, -1, 1)
+            for bound in (quantization.min, quantization.max)
+        )
+        steps = (high - low) / (2 * _LARGEST)
+        values = rounded(kernels, steps, self._compensation, np.round(low / steps))
+        return values.reshape(outputs, -1).T.reshape(kernel.shape)
 
 
 def round_weights(
     convolution: QuantizedConvBatchNorm, inputs: Iterable[tf.Tensor], images: int
 ) -> None:
-    """Rounds a convolution's kernel for these inputs, to values that simulated rounding keeps.
+    """Rounds a convolution's kernel for its inputs, to values that simulated rounding keeps.
 
     Args:
-      convolution: Has a range for each output channel, which it keeps.
+      convolution: Keeps the range of its weights, or those of its channels.
       inputs: What it takes, in batches `[batch, height, width, channels]`.
       images: Their number.
     """
     kernel, scale = convolution.folded()[0].numpy(), convolution.batch_norm.fold()[0].numpy()
-    size, outputs = len(kernel), len(scale)
-    each = (image for batch in inputs for image in batch.numpy())
-    found = moments(each, images, size, convolution.strides, convolution.depthwise)
-    # As many groups as moments: one, or one for each channel.
-    kernels = kernel.reshape(-1, outputs).T.reshape(len(found), -1, found.shape[-1])
-    steps = convolution.weights_quant.max.numpy().astype(np.float64) / _LARGEST
-    values = rounded(kernels, steps.reshape(*kernels.shape[:2], 1), found)
+    if convolution.depthwise:
+        scale = scale[:, np.newaxis]
     # A channel with a scale of 0 has no weights, whatever its kernel.
     live = scale != 0
-    unfolded = values.reshape(outputs, -1).T / np.where(live, scale, 1)
-    kept = convolution.kernel.numpy()
-    unfolded = np.where(live, unfolded, kept.reshape(-1, outputs))
-    convolution.kernel.assign(unfolded.reshape(kept.shape))
+    values = KernelRounding(convolution, inputs, images)(kernel) / np.where(live, scale, 1)
+    convolution.kernel.assign(np.where(live, values, convolution.kernel.numpy()))
 
 
 def moments(
@@ -77,26 +112,47 @@ def moments(
     return total / count
 
 
-def rounded(kernels: np.ndarray, steps: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Kernels as multiples of their steps, -127 to 127 of them.
+def compensation(moments: np.ndarray) -> np.ndarray:
+    """How the weights from each one on make up for its error, one row for each weight.
+
+    Args:
+      moments: Of each group's inputs, the mean of `x x^T`: `[groups, weights, weights]`.
+
+    Returns:
+      `[groups, weights, weights]`.
+    """
+    diagonal = np.einsum("gii->gi", moments).mean(1)[:, np.newaxis, np.newaxis]
+    damping = _DAMPING * np.where(diagonal > 0, diagonal, 1) * np.eye(moments.shape[-1])
+    return np.swapaxes(np.linalg.cholesky(np.linalg.inv(moments + damping)), 1, 2)
+
+
+def rounded(
+    kernels: np.ndarray,
+    steps: np.ndarray,
+    compensation: np.ndarray,
+    lowest: np.ndarray | float = -_LARGEST,
+) -> np.ndarray:
+    """Kernels as multiples of their steps.
 
     Args:
       kernels: `[groups, outputs, weights]`.
       steps: `[groups, outputs, 1]`.
-      moments: Of each group's inputs, the mean of `x x^T`: `[groups, weights, weights]`.
+      compensation: As of `compensation`.
+      lowest: Of the 255 multiples the lowest one, as `steps`.
     """
     weights = kernels.shape[-1]
-    diagonal = np.einsum("gii->gi", moments).mean(1)[:, np.newaxis, np.newaxis]
-    damping = _DAMPING * np.where(diagonal > 0, diagonal, 1) * np.eye(weights)
-    # Row i: how the weights from i on make up for an error of weight i.
-    follow = np.swapaxes(np.linalg.cholesky(np.linalg.inv(moments + damping)), 1, 2)
     left, found = kernels.astype(np.float64), np.empty(kernels.shape)
-    for i in range(weights):
-        value = left[..., i, np.newaxis]
-        nearest = np.clip(np.round(value / steps), -_LARGEST, _LARGEST) * steps
-        found[..., i] = nearest[..., 0]
-        error = (value - nearest) / follow[:, i, i, np.newaxis, np.newaxis]
-        left[..., i + 1 :] -= error * follow[:, np.newaxis, i, i + 1 :]
+    errors = np.empty(kernels.shape)
+    for start in range(0, weights, _TOGETHER):
+        stop = min(start + _TOGETHER, weights)
+        for i in range(start, stop):
+            value = left[..., i, np.newaxis]
+            nearest = np.clip(np.round(value / steps), lowest, lowest + 2 * _LARGEST) * steps
+            found[..., i] = nearest[..., 0]
+            error = (value - nearest) / compensation[:, i, i, np.newaxis, np.newaxis]
+            errors[..., i] = error[..., 0]
+            left[..., i + 1 : stop] -= error * compensation[:, np.newaxis, i, i + 1 : stop]
+        left[..., stop:] -= errors[..., start:stop] @ compensation[:, start:stop, stop:]
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mobilenets.weight_rounding import moments, rounded
+from mobilenets.weight_rounding import compensation, moments, rounded
 
 from .litert_graph import Convolution
 
@@ -31,6 +31,7 @@ def round_kernel(
     by_output = exact.reshape(-1, outputs).T if depthwise else exact.reshape(outputs, -1)
     # As many groups as moments: one, or one for each channel.
     kernels = by_output.reshape(len(found), -1, found.shape[-1])
-    values = rounded(kernels, convolution.steps.reshape(*kernels.shape[:2], 1), found)
+    steps = convolution.steps.reshape(*kernels.shape[:2], 1)
+    values = rounded(kernels, steps, compensation(found))
     values = values.reshape(outputs, -1)
     convolution.store_kernel((values.T if depthwise else values).reshape(exact.shape))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from closeness import assert_close
 from tiers import first_fast
 
@@ -67,7 +68,8 @@ def test_ranges_of_weights_become_similar(
     before, after = (
         np.mean([fullness(each) for each in found.convolutions]) for found in (model, changed)
     )
-    assert after > 1.5 * before
+    # Channels of small values keep their scale; without that V2 would have 1.6.
+    assert after > 1.4 * before
 
 
 @families
@@ -86,6 +88,25 @@ def test_what_relu6_clips_or_what_is_linear_keeps_its_scale(
     for scale, convolution in zip(found, model.convolutions, strict=True):
         if not convolution.activation:
             np.testing.assert_array_equal(scale, 1)
+
+
+def test_no_channel_gets_few_steps(network: Callable, random_images: Callable) -> None:
+    """Each has a step of 6 / 255, whatever its values."""
+    model, images = network("mobilenet_v1"), random_images(3, SIZE)
+    norm = model.convolutions[1].batch_norm
+    # Large weights, which small ones read, want a smaller scale.
+    for variable in (norm.gamma, norm.beta):
+        variable.assign(variable.numpy() * np.array([0.02, 50] * (variable.shape[0] // 2)))
+    values, scales = tf.constant(2 * images - 1), scaled(model, images)[1]
+    largest = []
+    for block in model.blocks:
+        activations = list(block(values, return_endpoints=True).values())
+        largest += [each.numpy().max((0, 1, 2)) for each in activations]
+        values = activations[-1]
+    below = [scale < 1 for scale in scales]
+    assert any(each.any() for each in below)
+    for each, scale, most in zip(below, scales, largest, strict=True):
+        assert (scale[each] * most[each] > 0.99).all()
 
 
 def test_factors_are_found_again(network: Callable, random_images: Callable) -> None:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mobilenets.quantization import QuantizedConvBatchNorm
-from mobilenets.weight_rounding import _patches, round_weights, rounded
+from mobilenets.weight_rounding import _patches, compensation, round_weights, rounded
 
 GROUPS, OUTPUTS, WEIGHTS = 3, 4, 9
 
@@ -32,14 +32,14 @@ def moments(values: np.ndarray) -> np.ndarray:
 
 def test_unrelated_inputs_get_the_nearest_values() -> None:
     values, steps = kernels()
-    found = rounded(values, steps, np.stack([np.eye(WEIGHTS)] * GROUPS))
+    found = rounded(values, steps, compensation(np.stack([np.eye(WEIGHTS)] * GROUPS)))
     np.testing.assert_allclose(found, np.round(values / steps) * steps, rtol=1e-12)
 
 
 def test_related_inputs_get_less_error() -> None:
     values, steps = kernels()
     given = inputs(alike=0.8)
-    found = rounded(values, steps, moments(given))
+    found = rounded(values, steps, compensation(moments(given)))
     errors = [
         np.mean((given @ (each - values).transpose(0, 2, 1)) ** 2)
         for each in (found, np.round(values / steps) * steps)
@@ -50,12 +50,25 @@ def test_related_inputs_get_less_error() -> None:
     assert np.abs(whole).max() <= 127 + 1e-9
 
 
+@pytest.mark.parametrize("weights", [1, 63, 64, 65, 150])
+def test_weights_far_ahead_make_up_too(weights: int) -> None:
+    random = np.random.default_rng(4)
+    left, step = random.normal(size=(1, OUTPUTS, weights)), 0.05
+    follow = np.triu(random.uniform(0.5, 1, (1, weights, weights)))
+    found = rounded(left, np.full((1, OUTPUTS, 1), step), follow, -100)
+    for i in range(weights):
+        nearest = np.clip(np.round(left[..., i] / step), -100, 154)
+        np.testing.assert_allclose(found[..., i] / step, nearest, rtol=1e-9, atol=1e-9)
+        error = (left[..., i] - found[..., i]) / follow[:, i, i]
+        left[..., i + 1 :] -= error[..., np.newaxis] * follow[:, i, i + 1 :]
+
+
 def test_inputs_that_are_always_0() -> None:
     values, steps = kernels()
     given = inputs(alike=0.5)
     given[0] = 0
     given[1, :, 2] = 0
-    found = rounded(values, steps, moments(given))
+    found = rounded(values, steps, compensation(moments(given)))
     np.testing.assert_allclose(found[0], np.round(values[0] / steps[0]) * steps[0], rtol=1e-12)
     assert np.isfinite(found).all()
 
@@ -74,20 +87,24 @@ def test_patches_are_what_a_kernel_sees(shape: tuple, stride: int, size: int) ->
     )
 
 
+@pytest.mark.parametrize("per_channel", [True, False], ids=["channels", "layer"])
 @pytest.mark.parametrize("filters", [None, 5], ids=["depthwise", "full"])
-def test_a_layer_keeps_values_that_its_rounding_keeps(filters: int | None) -> None:
+def test_a_layer_keeps_values_that_its_rounding_keeps(
+    filters: int | None, per_channel: bool
+) -> None:
     random = np.random.default_rng(3)
     # Stripes, which lie in two directions in turn.
     images = random.normal(size=(4, 32, 32, 32)).astype(np.float32)
     images[..., ::2] = images[:, :1, :, ::2]
     images[..., 1::2] = images[:, :, :1, 1::2]
-    layer = QuantizedConvBatchNorm(filters, 3, per_channel=True, activation=False)
+    layer = QuantizedConvBatchNorm(filters, 3, per_channel=per_channel, activation=False)
     layer.build(images.shape)
-    layer.kernel.assign(random.normal(size=layer.kernel.shape))
+    # Not symmetric, so that 0 is not the middle of a layer's range.
+    layer.kernel.assign(random.normal(0.5, 1, layer.kernel.shape))
     layer.batch_norm.gamma.assign([0.0, *random.normal(size=layer.batch_norm.gamma.shape[0] - 1)])
     exact = layer.kernel.numpy(), layer.folded()[0]
     layer.weights_quant.follow(exact[1], 0.0)
-    ranges = layer.weights_quant.max.numpy()
+    ranges = layer.weights_quant.get_weights()
 
     def error(kernel: tf.Tensor) -> np.ndarray:
         difference = layer.convolve(images, kernel) - layer.convolve(images, exact[1])
@@ -95,7 +112,8 @@ def test_a_layer_keeps_values_that_its_rounding_keeps(filters: int | None) -> No
 
     nearest = error(layer.weights_quant.rounded(exact[1]))
     round_weights(layer, tf.split(images, 2), len(images))
-    np.testing.assert_array_equal(layer.weights_quant.max, ranges)
+    for bound, before in zip(layer.weights_quant.get_weights(), ranges, strict=True):
+        np.testing.assert_array_equal(bound, before)
     folded = layer.folded()[0]
     np.testing.assert_allclose(layer.weights_quant.rounded(folded), folded, rtol=1e-5, atol=1e-9)
     assert error(folded).mean() < 0.6 * nearest.mean()
