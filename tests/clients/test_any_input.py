@@ -334,8 +334,9 @@ def test_the_error_says_which_range(loaded: Callable) -> None:
 
 class TestEmptyBatch:
     @pytest.fixture(scope="class", params=[*families, slow("quantops")])
+    @classmethod
     def of(
-        self,
+        cls,
         request: Any,
         loaded: Callable,
         randomise: Callable,

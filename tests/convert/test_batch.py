@@ -212,11 +212,12 @@ class TestMirror:
     NAME = "mobilenet_v1_025_128"
 
     @pytest.fixture(scope="class")
-    def packed(self, randomise, untraced, tmp_path_factory):
+    @classmethod
+    def packed(cls, randomise, untraced, tmp_path_factory):
         """The archive of a small module of each kind."""
         import mobilenets
 
-        model = randomise(mobilenets.MobileNet(self.NAME, 1001))
+        model = randomise(mobilenets.MobileNet(cls.NAME, 1001))
         archives = {}
         for kind, each in (("classification", model), ("feature_vector", model.with_classes())):
             folder = tmp_path_factory.mktemp("made") / "module"

@@ -530,7 +530,8 @@ class TestCommandLine:
         assert "no such folder" in err
 
     @pytest.fixture(scope="class")
-    def quantops(self, tmp_path_factory):
+    @classmethod
+    def quantops(cls, tmp_path_factory):
         model = MobileNet(Variant("mobilenet_v1", 0.25, 32, quantized=True))
         prefix = tmp_path_factory.mktemp("quantops") / "mobilenet_v1_0.25_32_quant.ckpt"
         slim.export(model, prefix)
@@ -561,7 +562,8 @@ class TestReal:
     """The published weights, on photographs."""
 
     @pytest.fixture(scope="class")
-    def loaded(self, reference_data):
+    @classmethod
+    def loaded(cls, reference_data):
         """Model, opened, and photographs by the checkpoint's path."""
         models = {}
 

@@ -232,7 +232,8 @@ def test_a_module(
 
 class TestInt8:
     @pytest.fixture(scope="class")
-    def int8(self, randomise: Callable, patterns: np.ndarray) -> Callable[[int | None], MobileNet]:
+    @classmethod
+    def int8(cls, randomise: Callable, patterns: np.ndarray) -> Callable[[int | None], MobileNet]:
         """Models in the int8 scheme, by number of classes; not to be changed."""
 
         @functools.cache

@@ -425,7 +425,8 @@ class TestApplicationWithin:
 
 class TestHubLayer:
     @pytest.fixture(scope="class")
-    def models(self, module: Callable) -> Callable:
+    @classmethod
+    def models(cls, module: Callable) -> Callable:
         @functools.cache
         def models(family: str, classes: int | None = None):
             layer = tensorflow_hub.KerasLayer(str(module(family, classes)), trainable=True)
@@ -474,7 +475,8 @@ class TestHubLayer:
 
 class TestOurOwn:
     @pytest.fixture(scope="class")
-    def networks(self, randomise: Callable) -> Callable:
+    @classmethod
+    def networks(cls, randomise: Callable) -> Callable:
         @functools.cache
         def networks(variant: Variant, classes: tuple | None) -> MobileNet:
             model = randomise(MobileNet(variant, class_names=classes))

@@ -212,7 +212,8 @@ class TestFineTuned:
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
     @pytest.fixture(scope="class")
-    def loaded(self, module: Callable[..., Path]) -> Callable[[int | None], Any]:
+    @classmethod
+    def loaded(cls, module: Callable[..., Path]) -> Callable[[int | None], Any]:
         import tensorflow_hub as hub
 
         return functools.cache(lambda classes: hub.load(str(module("mobilenet_v1", classes))))
