@@ -11,6 +11,7 @@ import pytest
 from programs import as_program
 
 from convert import batch, verify
+from convert.__main__ import main
 from convert.batch import Outcome
 from convert.commands import commands
 from convert.export import bundle
@@ -180,7 +181,17 @@ def test_a_stop_is_no_traceback(command, monkeypatch):
     assert command("list") == (130, "", "stopped\n")
 
 
-@pytest.mark.slow
+def test_only_a_program_collects_garbage_rarely(command, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr("convert.__main__.collect_rarely", lambda: called.append(sys.argv))
+    assert command("list")[0] == 0
+    assert called == []
+    monkeypatch.setattr(sys, "argv", ["convert", "list"])
+    assert main() == 0
+    assert called == [["convert", "list"]]
+    capsys.readouterr()
+
+
 def test_as_a_program_it_is_quiet(source):
     done = as_program("inspect", source, "--json")
     assert (done.returncode, done.stderr) == (0, "")
