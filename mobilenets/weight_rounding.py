@@ -53,17 +53,15 @@ class KernelRounding:
             within the ranges.
         """
         outputs = kernel.shape[2 if self._convolution.depthwise else 3]
-        groups, _, weights = self._compensation.shape
-        # As many groups as moments: one, or one for each channel.
-        kernels = kernel.reshape(-1, outputs).T.reshape(groups, -1, weights)
         quantization = self._convolution.weights_quant
         low, high = (
-            np.broadcast_to(bound.numpy().astype(np.float64), outputs).reshape(groups, -1, 1)
+            np.broadcast_to(bound.numpy().astype(np.float64), outputs)
             for bound in (quantization.min, quantization.max)
         )
         steps = (high - low) / (2 * _LARGEST)
+        kernels = kernel.reshape(-1, outputs).T
         values = rounded(kernels, steps, self._compensation, np.round(low / steps))
-        return values.reshape(outputs, -1).T.reshape(kernel.shape)
+        return values.T.reshape(kernel.shape)
 
 
 def round_weights(
@@ -135,14 +133,18 @@ def rounded(
     """Kernels as multiples of their steps.
 
     Args:
-      kernels: `[groups, outputs, weights]`.
-      steps: `[groups, outputs, 1]`.
-      compensation: As of `compensation`.
-      lowest: Of the 255 multiples the lowest one, as `steps`.
+      kernels: `[outputs, weights]`, the weights ordered as those of the moments.
+      steps: `[outputs]`.
+      compensation: As of `compensation`. Its groups, one or one for each output, have as many
+        outputs each, in order.
+      lowest: Of the 255 multiples the lowest one: `[outputs]`, or one for all.
     """
-    weights = kernels.shape[-1]
-    left, found = kernels.astype(np.float64), np.empty(kernels.shape)
-    errors = np.empty(kernels.shape)
+    groups, _, weights = compensation.shape
+    steps, lowest = (
+        np.broadcast_to(each, len(kernels)).reshape(groups, -1, 1) for each in (steps, lowest)
+    )
+    left = kernels.astype(np.float64).reshape(groups, -1, weights)
+    found, errors = np.empty(left.shape), np.empty(left.shape)
     for start in range(0, weights, _TOGETHER):
         stop = min(start + _TOGETHER, weights)
         for i in range(start, stop):
@@ -153,7 +155,7 @@ def rounded(
             errors[..., i] = error[..., 0]
             left[..., i + 1 : stop] -= error * compensation[:, np.newaxis, i, i + 1 : stop]
         left[..., stop:] -= errors[..., start:stop] @ compensation[:, start:stop, stop:]
-    return found
+    return found.reshape(kernels.shape)
 
 
 def _patches(

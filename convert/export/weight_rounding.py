@@ -28,10 +28,6 @@ def round_kernel(
     found = moments(inputs, images, exact.shape[1], convolution.strides, depthwise)
     outputs = exact.shape[-1 if depthwise else 0]
     # LiteRT has the channels of a depthwise kernel last.
-    by_output = exact.reshape(-1, outputs).T if depthwise else exact.reshape(outputs, -1)
-    # As many groups as moments: one, or one for each channel.
-    kernels = by_output.reshape(len(found), -1, found.shape[-1])
-    steps = convolution.steps.reshape(*kernels.shape[:2], 1)
-    values = rounded(kernels, steps, compensation(found))
-    values = values.reshape(outputs, -1)
+    kernels = exact.reshape(-1, outputs).T if depthwise else exact.reshape(outputs, -1)
+    values = rounded(kernels, convolution.steps, compensation(found))
     convolution.store_kernel((values.T if depthwise else values).reshape(exact.shape))

@@ -13,10 +13,14 @@ GROUPS, OUTPUTS, WEIGHTS = 3, 4, 9
 
 
 def kernels() -> tuple[np.ndarray, np.ndarray]:
-    """Weights and their steps."""
+    """Weights and their steps; `OUTPUTS` of each group."""
     random = np.random.default_rng(0)
-    values = random.normal(size=(GROUPS, OUTPUTS, WEIGHTS))
-    return values, np.abs(values).max(2, keepdims=True) / 127
+    values = random.normal(size=(GROUPS * OUTPUTS, WEIGHTS))
+    return values, np.abs(values).max(1) / 127
+
+
+def nearest(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return np.round(values / steps[:, np.newaxis]) * steps[:, np.newaxis]
 
 
 def inputs(alike: float) -> np.ndarray:
@@ -33,19 +37,20 @@ def moments(values: np.ndarray) -> np.ndarray:
 def test_unrelated_inputs_get_the_nearest_values() -> None:
     values, steps = kernels()
     found = rounded(values, steps, compensation(np.stack([np.eye(WEIGHTS)] * GROUPS)))
-    np.testing.assert_allclose(found, np.round(values / steps) * steps, rtol=1e-12)
+    np.testing.assert_allclose(found, nearest(values, steps), rtol=1e-12)
 
 
 def test_related_inputs_get_less_error() -> None:
     values, steps = kernels()
     given = inputs(alike=0.8)
     found = rounded(values, steps, compensation(moments(given)))
+    by_group = (GROUPS, OUTPUTS, WEIGHTS)
     errors = [
-        np.mean((given @ (each - values).transpose(0, 2, 1)) ** 2)
-        for each in (found, np.round(values / steps) * steps)
+        np.mean((given @ (each - values).reshape(by_group).transpose(0, 2, 1)) ** 2)
+        for each in (found, nearest(values, steps))
     ]
     assert errors[0] < 0.3 * errors[1]
-    whole = found / steps
+    whole = found / steps[:, np.newaxis]
     np.testing.assert_allclose(whole, np.round(whole), rtol=0, atol=1e-9)
     assert np.abs(whole).max() <= 127 + 1e-9
 
@@ -53,14 +58,14 @@ def test_related_inputs_get_less_error() -> None:
 @pytest.mark.parametrize("weights", [1, 63, 64, 65, 150])
 def test_weights_far_ahead_make_up_too(weights: int) -> None:
     random = np.random.default_rng(4)
-    left, step = random.normal(size=(1, OUTPUTS, weights)), 0.05
+    left, step = random.normal(size=(OUTPUTS, weights)), 0.05
     follow = np.triu(random.uniform(0.5, 1, (1, weights, weights)))
-    found = rounded(left, np.full((1, OUTPUTS, 1), step), follow, -100)
+    found = rounded(left, np.full(OUTPUTS, step), follow, -100)
     for i in range(weights):
-        nearest = np.clip(np.round(left[..., i] / step), -100, 154)
-        np.testing.assert_allclose(found[..., i] / step, nearest, rtol=1e-9, atol=1e-9)
-        error = (left[..., i] - found[..., i]) / follow[:, i, i]
-        left[..., i + 1 :] -= error[..., np.newaxis] * follow[:, i, i + 1 :]
+        expected = np.clip(np.round(left[:, i] / step), -100, 154)
+        np.testing.assert_allclose(found[:, i] / step, expected, rtol=1e-9, atol=1e-9)
+        error = (left[:, i] - found[:, i]) / follow[0, i, i]
+        left[:, i + 1 :] -= error[:, np.newaxis] * follow[0, i, i + 1 :]
 
 
 def test_inputs_that_are_always_0() -> None:
@@ -69,7 +74,8 @@ def test_inputs_that_are_always_0() -> None:
     given[0] = 0
     given[1, :, 2] = 0
     found = rounded(values, steps, compensation(moments(given)))
-    np.testing.assert_allclose(found[0], np.round(values[0] / steps[0]) * steps[0], rtol=1e-12)
+    first = slice(OUTPUTS)
+    np.testing.assert_allclose(found[first], nearest(values, steps)[first], rtol=1e-12)
     assert np.isfinite(found).all()
 
 
@@ -110,13 +116,13 @@ def test_a_layer_keeps_values_that_its_rounding_keeps(
         difference = layer.convolve(images, kernel) - layer.convolve(images, exact[1])
         return tf.reduce_mean(difference**2, [0, 1, 2]).numpy()[1:]
 
-    nearest = error(layer.weights_quant.rounded(exact[1]))
+    without = error(layer.weights_quant.rounded(exact[1]))
     round_weights(layer, tf.split(images, 2), len(images))
     for bound, before in zip(layer.weights_quant.get_weights(), ranges, strict=True):
         np.testing.assert_array_equal(bound, before)
     folded = layer.folded()[0]
     np.testing.assert_allclose(layer.weights_quant.rounded(folded), folded, rtol=1e-5, atol=1e-9)
-    assert error(folded).mean() < 0.6 * nearest.mean()
+    assert error(folded).mean() < 0.6 * without.mean()
     # A channel that batch norm multiplies by 0 has nothing to round.
     channel = (..., 0, 0) if filters is None else (..., 0)
     np.testing.assert_array_equal(layer.kernel.numpy()[channel], exact[0][channel])
