@@ -126,9 +126,12 @@ def module(name: str) -> str:
     """
     found = names.parse(name)
     if found is None:
-        if saved_model.is_module(name):
+        # An empty path is the working directory.
+        if os.fspath(name).strip() and saved_model.is_module(name):
             return os.fspath(name)
-        raise NotFoundError(f"{name} is neither a published variant's name nor a module's folder")
+        raise NotFoundError(
+            f"{os.fspath(name)!r} is neither a published variant's name nor a module's folder"
+        )
     variant, kind = found[0], found[1] or "feature_vector"
     # A folder for each format: modules of an earlier version do not fit.
     target = fetching.cache() / "modules" / str(saved_model.FORMAT) / variant / kind

@@ -272,6 +272,8 @@ def test_an_empty_source_is_no_folder(
     monkeypatch.chdir(module("mobilenet_v1"))
     with pytest.raises(FileNotFoundError, match="the source is empty"):
         mobilenets.load(source)
+    with pytest.raises(FileNotFoundError, match=f"^'{source}' is neither"):
+        mobilenets.module(source)
 
 
 def test_an_archive_cannot_write_elsewhere(tmp_path: Path) -> None:
