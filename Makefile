@@ -14,6 +14,11 @@ DEMO ?=
 LONG ?=
 FUZZ ?=
 
+# Some tests wait for processes of their own: a worker more than cores keeps the cores busy.
+ifndef PYTEST_XDIST_AUTO_NUM_WORKERS
+export PYTEST_XDIST_AUTO_NUM_WORKERS := $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
+endif
+
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
