@@ -11,6 +11,7 @@ import tensorflow as tf
 from mobilenets.layers import MOMENTUM, WEIGHTS_STDDEV
 from mobilenets.parts import Part, default_regularizer
 from mobilenets.quantization import (
+    INITIAL,
     RANGE_MOMENTUM,
     quantize_activations,
     quantize_weights,
@@ -97,7 +98,9 @@ class QuantizedLogits(Logits):
         """Takes the range of outputs whose rounding changes the probabilities least.
 
         It reaches the largest logit. Low logits make hardly any difference to a softmax: where they
-        are clipped, the others have finer steps.
+        are clipped, the others have finer steps. It is at least the range of a new layer if all
+        logits are below its end: those of a head that has yet to learn leave no room for training,
+        which has no gradient outside of the range.
 
         Args:
           logits: `[images, classes]` as they are without rounding, float32.
@@ -111,6 +114,9 @@ class QuantizedLogits(Logits):
             found = tf.nn.log_softmax(rounding.rounded(logits))
             divergences.append(float(tf.reduce_sum(tf.exp(exact) * (exact - found))))
         rounding.min.assign(_SHARES[int(np.argmin(divergences))] * lowest)
+        if rounding.max < INITIAL:
+            rounding.min.assign(min(rounding.min.numpy(), -INITIAL))
+            rounding.max.assign(INITIAL)
 
     def make_constant(self) -> None:
         kernel = quantize_weights(self.weights_quant, self.kernel.value, adapt=False)

@@ -103,6 +103,8 @@ class MobileNet(Part, keras.Model):
                 f"{self.dtype_policy.name!r}: pass dtype='float32'"
             )
         self.variant = variant
+        if isinstance(class_names, str):
+            raise ValueError(f"class_names must be one name for each class; got {class_names!r}")
         self.class_names = None if class_names is None else tuple(map(str, class_names))
         if self.class_names is not None and num_classes not in (None, len(self.class_names)):
             raise ValueError(
@@ -407,17 +409,17 @@ class MobileNet(Part, keras.Model):
           A float32 model of the variant's quantized form with this model's classes.
 
         Raises:
-          TypeError: The images are integers.
+          TypeError: The images are integers, or a batch holds labels too.
           ValueError: The model is quantized already, there is no such scheme, there are no images,
-            or they are not `[batch, height, width, 3]`.
+            they never end, or they are not `[batch, height, width, 3]`.
         """
         if scheme not in _SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}; got {scheme!r}")
         if self.variant.quantized:
             raise ValueError(f"{self.variant} is quantized already")
-        batches = iter(images)
+        batches = _given(images)
         first = list(_first(batches, MOST_IMAGES))
-        if not sum(map(len, first)):
+        if not first:
             raise ValueError("there are no images to measure ranges of activations on")
         measured = tf.concat([self._images(batch) for batch in first], 0)[:MOST_IMAGES]
         normalized = 2 * measured - 1
@@ -491,6 +493,20 @@ class MobileNet(Part, keras.Model):
             "dropout_rate": self.dropout_rate,
             "activation_range_momentum": self.activation_range_momentum,
         }
+
+
+def _given(images: Iterable[tf.Tensor | np.ndarray]) -> Iterator[tf.Tensor | np.ndarray]:
+    """The batches that have images."""
+    if isinstance(images, tf.data.Dataset) and images.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("the images never end: give some hundred of them, images.take(20)")
+    for batch in images:
+        if isinstance(batch, tuple | dict):
+            raise TypeError(
+                f"a batch must be images alone; got a {type(batch).__name__}: leave the labels "
+                "out, images.map(lambda images, labels: images)"
+            )
+        if len(batch):
+            yield batch
 
 
 def _first(batches: Iterator[tf.Tensor], count: int) -> Iterator[tf.Tensor]:

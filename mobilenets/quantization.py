@@ -30,7 +30,7 @@ __all__ = [
 
 # contrib.quantize's ema_decay, and the ranges it starts from.
 RANGE_MOMENTUM = 0.999
-_INITIAL = 6.0
+INITIAL = 6.0
 # The published quantops modules widen the images' range of [-1, 1] by 0.05 %.
 IMAGE_RANGE = (-1.0005, 1.0005)
 # A channel of zeros needs a range too. LiteRT's biases are int32, in steps of the weights' step
@@ -99,7 +99,7 @@ class FakeQuantization(Part, keras.layers.Layer):
       narrow_range: Whether to use 255 of the 256 values, as integer kernels require of weights.
     """
 
-    def __init__(self, minimum: float = -_INITIAL, narrow_range: bool = False, **kwargs) -> None:
+    def __init__(self, minimum: float = -INITIAL, narrow_range: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
         self.minimum = minimum
         self.narrow_range = narrow_range
@@ -108,7 +108,7 @@ class FakeQuantization(Part, keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         shape = self._range_shape(input_shape)
         self.min = self._bound("min", shape, self.minimum)
-        self.max = self._bound("max", shape, _INITIAL)
+        self.max = self._bound("max", shape, INITIAL)
         self.restore_settings()
 
     def _range_shape(self, input_shape: Sequence[int | None] | None) -> tuple[int | None, ...]:
@@ -184,7 +184,7 @@ class ChannelQuantization(FakeQuantization):
     """
 
     def __init__(self, **kwargs) -> None:
-        super().__init__(**{**kwargs, "minimum": -_INITIAL, "narrow_range": True})
+        super().__init__(**{**kwargs, "minimum": -INITIAL, "narrow_range": True})
 
     def _range_shape(self, input_shape: Sequence[int | None] | None) -> tuple[int | None, ...]:
         """`input_shape` is `[…, channels]`."""
@@ -232,7 +232,7 @@ def quantize_activations(
 
 
 def quantizers(
-    per_channel: bool, minimum: float = -_INITIAL
+    per_channel: bool, minimum: float = -INITIAL
 ) -> tuple[FakeQuantization, FakeQuantization]:
     """The quantizers of a layer's weights and activations, under contrib.quantize's names.
 
@@ -271,7 +271,7 @@ def silence(convolution: ConvBatchNorm) -> None:
     variance = norm.moving_variance.numpy()
     deviation = np.abs(norm.gamma.numpy()) * np.sqrt(variance / (variance + EPSILON))
     # Three deviations below half of ReLU6's step.
-    constant = 3 * deviation < _INITIAL / 255 / 2
+    constant = 3 * deviation < INITIAL / 255 / 2
     kernel, mean = convolution.kernel.numpy(), norm.moving_mean.numpy()
     if convolution.depthwise:
         kernel[:, :, constant] = 0
@@ -299,7 +299,7 @@ class QuantizedConvBatchNorm(ConvBatchNorm):
         super().__init__(*args, dtype=dtype or "float32", **kwargs)
         self.per_channel = per_channel
         self.weights_quant, self.act_quant = quantizers(
-            per_channel, 0.0 if self.activation else -_INITIAL
+            per_channel, 0.0 if self.activation else -INITIAL
         )
 
     @property

@@ -40,11 +40,13 @@ def test_low_logits_of_many_classes_are_clipped() -> None:
 @pytest.mark.parametrize(
     ("logits", "expected"),
     [
-        pytest.param([[-5.0], [3.0]], (-5, 3), id="one class"),
-        pytest.param([[-5.0, -2.0], [-4.0, -3.0]], (-5, 0), id="all below 0"),
-        pytest.param([[0.0, 0.0]], (0, 1e-4), id="not trained"),
+        pytest.param([[-5.0], [7.0]], (-5, 7), id="one class"),
+        pytest.param([[-5.0], [3.0]], (-6, 6), id="small"),
+        pytest.param([[-7.0], [3.0]], (-7, 6), id="small above 0"),
+        pytest.param([[-5.0, -2.0], [-4.0, -3.0]], (-6, 6), id="all below 0"),
+        pytest.param([[0.0, 0.0]], (-6, 6), id="not trained"),
     ],
 )
-def test_the_range_contains_0_and_is_not_empty(logits: list, expected: tuple) -> None:
+def test_the_range_contains_0_and_has_room_to_learn(logits: list, expected: tuple) -> None:
     lowest, highest, _ = ranged(np.array(logits, np.float32))
     np.testing.assert_allclose((lowest, highest), expected, rtol=1e-6)

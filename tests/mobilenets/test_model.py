@@ -258,6 +258,7 @@ def test_a_momentum_that_is_none_is_refused(momentum: Any, random_images: Callab
         ({"activation_range_momentum": -0.1}, r"activation_range_momentum must be in .*; got -0.1"),
         ({"dropout_rate": float("nan")}, r"dropout_rate must be in \[0, 1\]; got nan"),
         ({"class_names": []}, "num_classes must be 1 or more"),
+        ({"class_names": "labels.txt"}, "one name for each class; got 'labels.txt'"),
         ({"variant": "mobilenet_v4_100_224"}, "no MobileNet variant is called"),
         ({"variant": "mobilenet_v1_100_16"}, "image_size must be"),
     ],

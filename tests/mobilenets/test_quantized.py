@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
 from closeness import cosines
+from programs import SAMPLE
 from tiers import first_fast, slow
 
 import mobilenets
@@ -32,6 +33,8 @@ def batches(random_images: Callable) -> np.ndarray:
 def model(request: pytest.FixtureRequest, randomise: Callable) -> MobileNet:
     model = randomise(MobileNet(request.param, class_names=["a", "b", "c"], dropout_rate=0.3))
     assert isinstance(model, MobileNet)
+    # A trained head's, so that they decide on their range.
+    model.logits.kernel.assign(10 * model.logits.kernel)
     return model
 
 
@@ -311,6 +314,14 @@ def test_trains_and_is_saved_like_any_quantized_model(
 
 
 @pytest.mark.slow
+def test_an_empty_batch_changes_nothing(
+    model: MobileNet, batches: np.ndarray, quantized: MobileNet
+) -> None:
+    again = model.quantized([batches[0][:0], batches[0], batches[0][:0], batches[1]])
+    for ours, theirs in zip(again.get_weights(), quantized.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_other_classes_can_be_saved_after_one_step(
     quantized: MobileNet, batches: np.ndarray, tmp_path: Path, untraced: Callable
 ) -> None:
@@ -321,6 +332,24 @@ def test_other_classes_can_be_saved_after_one_step(
         mobilenets.save(model, tmp_path / "module")
     again = mobilenets.load(tmp_path / "module")
     np.testing.assert_array_equal(again(batches[0]), model(batches[0]))
+
+
+@pytest.mark.parametrize("scheme", ["uint8", "int8"])
+@pytest.mark.parametrize("order", ["classes first", "quantized first"])
+def test_a_new_head_learns(order: str, scheme: str) -> None:
+    images = np.full((4, 64, 64, 3), 0.02, np.float32)
+    images[::2, 16:48, 30:34] = images[1::2, 30:34, 16:48] = 1
+    model = mobilenets.load(SAMPLE)
+    if order == "classes first":
+        student = model.with_classes(2).quantized([images], scheme)
+    else:
+        student = model.quantized([images], scheme).with_classes(2)
+    for convolution in student.convolutions:
+        convolution.trainable = False
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    student.compile(keras.optimizers.Adam(0.02), loss)
+    history = student.fit(images, np.arange(4) % 2, epochs=15, verbose=0).history["loss"]
+    assert history[-1] < 0.2 < history[0]
 
 
 @pytest.mark.slow
@@ -334,6 +363,11 @@ def test_takes_a_dataset_and_reduced_precision(batches: np.ndarray, randomise: C
 def test_refuses(quantized: MobileNet, batches: np.ndarray) -> None:
     with pytest.raises(ValueError, match="quantops is quantized already"):
         quantized.quantized(batches)
+    given = tf.data.Dataset.from_tensor_slices(batches)
+    with pytest.raises(ValueError, match=r"the images never end: .*images\.take"):
+        MobileNet(NAMES[0]).quantized(given.repeat())
+    with pytest.raises(TypeError, match="a batch must be images alone; got a tuple: leave"):
+        MobileNet(NAMES[0]).quantized(given.map(lambda images: (images, 0)))
     with pytest.raises(ValueError, match="there are no images"):
         MobileNet(NAMES[0]).quantized(batches[:0])
     with pytest.raises(ValueError, match="there are no images"):
