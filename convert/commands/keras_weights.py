@@ -47,4 +47,12 @@ def run(options: argparse.Namespace) -> int:
     )
     console.print_table(table)
     console.say("{}", done.call)
+    if done.compared_size != done.image_size:
+        console.say(
+            "Compared at {} pixels: at {}, keras.applications.{} pads otherwise and gives other "
+            "outputs.",
+            done.compared_size,
+            done.image_size,
+            done.application,
+        )
     return 0

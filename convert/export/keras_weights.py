@@ -41,6 +41,8 @@ class Export(contract.Export):
       alpha: The depth multiplier.
       classes: Length of the predictions; None without the top.
       image_size: The size that the network was trained at, in pixels; the file loads at any size.
+      compared_size: The image size of the comparison and of the call, in pixels: the network's own,
+        or for V1 the nearest multiple of 32. At others the application's V1 pads otherwise.
       largest_difference: Largest difference between the module's outputs and those of the
         application with this file.
       largest_output: Largest magnitude of the outputs.
@@ -50,6 +52,7 @@ class Export(contract.Export):
     alpha: float
     classes: int | None
     image_size: int
+    compared_size: int
     largest_difference: float
     largest_output: float
 
@@ -58,7 +61,7 @@ class Export(contract.Export):
         """The Python call that loads the file."""
         top = {None: "include_top=False", 1000: ""}.get(self.classes, f"classes={self.classes}")
         arguments = [
-            f"input_shape=({self.image_size}, {self.image_size}, 3)",
+            f"input_shape=({self.compared_size}, {self.compared_size}, 3)",
             f"alpha={self.alpha!r}",
             *([top] if top else []),
             f"weights={self.path!r}",
@@ -98,7 +101,8 @@ def export(source: Source, output: str | os.PathLike[str], *, top: bool = True) 
             values[name] = values[name][..., first:]
         classes -= first
     weighted = applications.reference(variant, values, classes)
-    images = sample_images(applications.input_size(variant))
+    size = applications.input_size(variant)
+    images = sample_images(size)
     expected = _outputs(model, images, top)[:, first:]
     largest = float(np.abs(expected).max())
     with written_beside(file) as folder:
@@ -112,14 +116,15 @@ def export(source: Source, output: str | os.PathLike[str], *, top: bool = True) 
                 f"{file} does not give the outputs of {variant}: they differ by up to "
                 f"{difference:.2g}, allowed {TOLERANCE * largest:.2g}"
             )
-        size = beside.stat().st_size
+        written = beside.stat().st_size
     return Export(
         path=str(file),
-        bytes=size,
+        bytes=written,
         application=APPLICATION[variant.family],
         alpha=variant.depth_multiplier,
         classes=classes,
         image_size=variant.image_size,
+        compared_size=size,
         largest_difference=difference,
         largest_output=largest,
     )

@@ -39,8 +39,10 @@ def input_size(variant: Variant) -> int:
     """The size nearest to the variant's at which keras.applications pads as Slim does, in pixels.
 
     Its V1 pads strided convolutions by (0, 1) also where the input is odd, where `SAME` means
-    (1, 1); at multiples of 32 no strided convolution has an odd input.
+    (1, 1); at multiples of 32 no strided convolution has an odd input. Its V2 pads by what fits.
     """
+    if variant.family == "mobilenet_v2":
+        return variant.image_size
     return max(32, round(variant.image_size / 32) * 32)
 
 

@@ -38,6 +38,7 @@ class Weights:
       entries: Number of entries in the source.
       image_size: Height and width in pixels that the network was trained at, if the source's
         contents tell; names do not count.
+      pads_as_slim: Whether the source's network gives what Slim's gives at this image size.
       class_names: One name for each logit, if known: from the source or, for as many logits as
         ImageNet's networks have, ImageNet's.
       read: Reads the values of the given variables, and no others, by Slim name. Raises
@@ -59,6 +60,7 @@ class Weights:
     leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unknown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     image_size: int | None = None
+    pads_as_slim: bool = True
     class_names: tuple[str, ...] | None = None
     name: Name | None = None
     origin: Origin | None = None
@@ -104,12 +106,20 @@ class Weights:
           fallback_image_size: The image size if nothing else tells it; None raises an error.
 
         Raises:
-          WeightsError: The weights are of another network than claimed, or of an unknown one.
+          WeightsError: The weights are of another network than claimed, or of an unknown one, or
+            neither a variant nor an image size is given for weights of a network that pads images
+            of its size otherwise.
         """
         if self.name is not None:
             if claimed is not None:
                 raise WeightsError(f"{self.name.variant} is a name already: leave the variant out")
             claimed = self.name.variant
+        if not self.pads_as_slim and claimed is None and image_size is None:
+            raise WeightsError(
+                f"{self.source} takes {self.image_size}-pixel images, where keras.applications "
+                "pads odd activations otherwise than this network, whose outputs would differ: "
+                "give the image size or the variant to take the weights nevertheless"
+            )
         return identify(
             source=self.source,
             file=self.file,

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["class_names", "image_size", "layers_before", "names", "takes_logits"]
+__all__ = [
+    "class_names",
+    "image_size",
+    "layers_before",
+    "names",
+    "pads_as_slim",
+    "takes_logits",
+]
 
 _Config = Mapping[str, Any]
 
@@ -19,6 +27,9 @@ _NEUTRAL = (
     "ReLU",
 )
 _MODELS = ("Functional", "Model", "Sequential")
+# The padding of keras.applications before strided convolutions.
+_PADDING = re.compile(r"[Cc]onv1_pad|conv_pad_\d+|block_\d+_pad")
+_STRIDED = 5
 _ACTIVATIONS = (None, "linear", "softmax", "sigmoid")
 
 
@@ -72,6 +83,27 @@ def image_size(config: _Config) -> int | None:
             case [_, int() as height, int() as width, 3] if height == width and height >= 32:
                 return height
     return None
+
+
+def pads_as_slim(config: _Config, size: int) -> bool:
+    """Whether strided convolutions see what they see with `SAME`, at an image size in pixels.
+
+    keras.applications pads by layers of its own: V1 always by ((0, 1), (0, 1)), V2 by what fits the
+    size that it was built for. `SAME` is ((1, 1), (1, 1)) for inputs of odd size.
+    """
+    paddings = [
+        _inner(leaf).get("padding")
+        for leaf in _leaves(config)
+        if _class(leaf) == "ZeroPadding2D" and _PADDING.fullmatch(str(_inner(leaf).get("name")))
+    ]
+    # A first convolution without such a layer has SAME.
+    for halved, padding in enumerate(paddings, _STRIDED - len(paddings)):
+        odd = -(-size // 2**halved) % 2
+        match padding:
+            case [[int() as top, int() as bottom], [int() as left, int() as right]]:
+                if (top, bottom, left, right) != (odd, 1, odd, 1):
+                    return False
+    return True
 
 
 def class_names(config: _Config) -> tuple[str, ...] | None:

@@ -9,9 +9,9 @@ the model's `softmax` (or `sigmoid`).
 
 keras.applications' networks take images in [-1, 1]; ours take images in [0, 1] and scale them to
 [-1, 1] themselves. Preprocessing before the network is not part of the weights; its layers are
-listed among the leftovers. keras.applications pads strided convolutions by ((0, 1), (0, 1)), which
-equals `SAME` for inputs of even size, as at all multiples of 32 pixels. Its batch norms have the
-epsilon 1e-3, like ours.
+listed among the leftovers. Its V1 pads strided convolutions by ((0, 1), (0, 1)) at every image
+size, which equals `SAME` where all of their inputs are even: at multiples of 32 pixels. Its batch
+norms have the epsilon 1e-3, like ours.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def read(path: Path, source: str, selection: str) -> Weights:
     if len(shapes.get(dense, ())) == 2:
         shapes[dense] = (1, 1, *shapes[dense])
 
+    size = keras_config.image_size(saved.config) if saved.config else None
+
     def values(names: Iterable[str]) -> dict[str, np.ndarray]:
         wanted = {name: keys[name] for name in names}
         found = keras_hdf5.read_datasets(path, source, wanted.values())
@@ -104,7 +106,8 @@ def read(path: Path, source: str, selection: str) -> Weights:
         leftovers={category: leftovers[category] for category in sorted(leftovers)},
         unknown={key: saved.shapes[key] for key in [*unknown, *saved.unlisted]},
         entries=len(saved.shapes),
-        image_size=keras_config.image_size(saved.config) if saved.config else None,
+        image_size=size,
+        pads_as_slim=size is None or keras_config.pads_as_slim(saved.config, size),
         class_names=_class_names(saved, network, classifier, shapes.get(biases)),
         read=values,
         digest=lambda: _digest(path, source),

@@ -147,6 +147,26 @@ def test_the_call_loads_the_file(module, tmp_path):
     assert "include_top=False" in export(module("mobilenet_v1"), tmp_path / "w.h5").call
 
 
+@pytest.mark.parametrize(
+    ("family", "size", "compared"),
+    [("mobilenet_v1", 75, 64), ("mobilenet_v1", 96, 96), ("mobilenet_v2", 75, 75)],
+)
+def test_the_call_gives_the_outputs_that_were_compared(
+    family, size, compared, randomise, random_images, tmp_path, command
+):
+    model = randomise(MobileNet(Variant(family, 0.35, size), 5))
+    done = export(model, tmp_path / "w.weights.h5", top=True)
+    assert (done.image_size, done.compared_size) == (size, compared)
+    theirs = eval(done.call.replace("weights=", "classifier_activation=None, weights="))
+    batch = random_images(2, theirs.input_shape[1])
+    expected = model(batch).numpy()
+    assert np.abs(predicted(theirs, batch) - expected).max() < 1e-4 * np.abs(expected).max()
+    mobilenets.save(model, tmp_path / "m")
+    _, printed, _ = command("keras-weights", tmp_path / "m", "--output", tmp_path / "n.h5")
+    other = f"Compared at {compared} pixels: at {size}, keras.applications.MobileNet pads otherwise"
+    assert (other in printed) == (size != compared)
+
+
 def test_an_existing_file_is_replaced(module, tmp_path):
     file = tmp_path / "w.h5"
     file.write_bytes(b"old")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -185,6 +186,33 @@ class TestApplicationAlone:
         expected = np.asarray(model(2 * batch - 1, training=False))
         difference = np.abs(loaded(batch).numpy() - expected).max()
         assert difference < 1e-4 * np.abs(expected).max()
+
+    @pytest.mark.parametrize("library", first_fast(KERASES))
+    @pytest.mark.parametrize("around", first_fast([False, True]))
+    @pytest.mark.parametrize("size", first_fast([96, 150, 101, 180, 200, 230], 2))
+    @pytest.mark.parametrize("variant", [V1, V2], ids=["V1", "V2"])
+    def test_a_size_with_other_padding_is_refused(
+        self, tmp_path: Path, library: str, variant: Variant, size: int, around: bool
+    ) -> None:
+        """Whatever is read without a word gives the same outputs."""
+        variant = dataclasses.replace(variant, image_size=size)
+        module = KERASES[library]
+        model = alone(library, variant, None if around else 10)
+        if around:
+            given = module.Input((size, size, 3))
+            features = module.layers.GlobalAveragePooling2D()(model(given))
+            model = module.Model(given, module.layers.Dense(4)(features))
+        model.save(file := tmp_path / "m.keras")
+        batch = np.random.default_rng(0).uniform(size=(2, size, size, 3)).astype(np.float32)
+        expected = np.asarray(model(2 * batch - 1, training=False))
+        loaded = mobilenets.load(file, variant=variant)
+        difference = np.abs(loaded(batch).numpy() - expected).max()
+        if difference < 1e-4 * np.abs(expected).max():
+            assert mobilenets.load(file).variant == variant
+        else:
+            assert variant.family == "mobilenet_v1"
+            with pytest.raises(WeightsError, match=f"takes {size}-pixel images, where keras.appl"):
+                mobilenets.load(file)
 
     # Of each library the form that says least.
     @pytest.mark.parametrize(
