@@ -124,7 +124,7 @@ def convert(
                 if needed is None:
                     report(f"{network.name}: reading {found.source}")
                     values = found.values(network)
-                    arguments: dict[str, Any] = {"variant": network}
+                    arguments: dict[str, Any] = {"variant": network, **found.settings}
                     if "classification" in wanted:
                         arguments |= {"num_classes": found.num_classes, "class_names": names}
                     needed = (

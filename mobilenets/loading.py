@@ -92,12 +92,10 @@ def load(
         found = _weights(path, source)
         network = found.variant(variant, fallback_image_size=_IMAGE_SIZE)
         values = found.values(network)
+    given = {name: momentum for name, momentum in momenta.items() if momentum is not None}
+    settings = {**found.settings, **given}
     model = MobileNet(
-        network,
-        found.num_classes,
-        found.class_names,
-        trainable=trainable,
-        **{name: momentum for name, momentum in momenta.items() if momentum is not None},
+        network, found.num_classes, found.class_names, trainable=trainable, **settings
     )
     mapping.assign(model, values)
     return model

@@ -39,6 +39,8 @@ class Weights:
       image_size: Height and width in pixels that the network was trained at, if the source's
         contents tell; names do not count.
       pads_as_slim: Whether the source's network gives what Slim's gives at this image size.
+      settings: Momenta and dropout rate of the source's `mobilenets.MobileNet`, as its arguments;
+        empty without one.
       class_names: One name for each logit, if known: from the source or, for as many logits as
         ImageNet's networks have, ImageNet's.
       read: Reads the values of the given variables, and no others, by Slim name. Raises
@@ -61,6 +63,7 @@ class Weights:
     unknown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     image_size: int | None = None
     pads_as_slim: bool = True
+    settings: Mapping[str, float] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     name: Name | None = None
     origin: Origin | None = None

@@ -12,12 +12,15 @@ __all__ = [
     "layers_before",
     "names",
     "pads_as_slim",
+    "settings",
     "takes_logits",
 ]
 
 _Config = Mapping[str, Any]
 
 _OURS = "MobileNet"
+# Its shares: each is in [0, 1].
+_SETTINGS = ("batch_norm_momentum", "activation_range_momentum", "dropout_rate")
 _NETWORK = ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "KerasLayer", _OURS)
 # Allowed between features and classifier: mean pooling, and layers without effect in inference.
 _NEUTRAL = (
@@ -113,6 +116,19 @@ def class_names(config: _Config) -> tuple[str, ...] | None:
         if _class(leaf) == _OURS and isinstance(names, list):
             return tuple(map(str, names))
     return None
+
+
+def settings(config: _Config) -> dict[str, float]:
+    """Momenta and dropout rate of this package's MobileNet, as its arguments; empty without any."""
+    for leaf in _leaves(config):
+        if _class(leaf) == _OURS:
+            found = {name: _inner(leaf).get(name) for name in _SETTINGS}
+            return {
+                name: value
+                for name, value in found.items()
+                if isinstance(value, int | float) and 0 <= value <= 1
+            }
+    return {}
 
 
 def names(config: _Config) -> set[str]:

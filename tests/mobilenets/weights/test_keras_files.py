@@ -22,6 +22,7 @@ from slim_checkpoints import written
 from tiers import first_fast, slow
 
 import mobilenets
+from convert import conversion
 from mobilenets import VARIANTS, MobileNet, Variant, architecture, images, weights
 from mobilenets.weights import WeightsError
 
@@ -546,6 +547,21 @@ class TestOurOwn:
         assert found.image_size == (64 if form in WHOLE else None)
         assert (found.leftovers, found.unknown) == ({}, {})
         assert_equal(values, {k: v.numpy() for k, v in model.slim_variables.items()})
+
+    @pytest.mark.parametrize("around", [False, True], ids=["alone", "within"])
+    def test_settings_are_those_of_the_file(self, tmp_path: Path, around: bool) -> None:
+        settings = {"batch_norm_momentum": 0.9, "dropout_rate": 0.5}
+        variant = Variant("mobilenet_v1", 0.25, 32)
+        model: keras.Model = MobileNet(variant, None if around else 3, **settings)
+        if around:
+            model = keras.Sequential([keras.Input((32, 32, 3)), model, keras.layers.Dense(3)])
+        model.save(file := tmp_path / "m.keras")
+        loaded = mobilenets.load(file)
+        assert {name: getattr(loaded, name) for name in settings} == settings
+        assert mobilenets.load(file, batch_norm_momentum=0.5).batch_norm_momentum == 0.5
+        (done,) = conversion.convert(file, tmp_path / "made", kinds=["classification"])
+        again = mobilenets.load(done.directory)
+        assert {name: getattr(again, name) for name in settings} == settings
 
     @pytest.mark.parametrize("variant", [V1, V2_SLOW], ids=str)
     def test_within(self, tmp_path: Path, variant: Variant, randomise) -> None:
