@@ -7,7 +7,7 @@ import contextlib
 import csv as comma_separated
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +166,8 @@ def evaluate(
     first = models[0]
     names = next((model.class_names for model in models if model.class_names), None)
     found = labelled(directory, first.num_classes, names, ground_truth)
+    if csv is not None:
+        _check_writable(found.paths, Path(directory))
     tallies = [_Tally() for _ in models]
     with contextlib.ExitStack() as stack:
         write = None
@@ -208,8 +210,34 @@ def _opened(sources: Sequence[str | os.PathLike[str]], image_size: int | None) -
                 f"{source} has {model.num_classes} classes, but {first.source} "
                 f"{first.num_classes}: compare models of the same classes"
             )
+        _check_names(model, models)
         models.append(model)
     return models
+
+
+def _check_names(model: Classifier, others: Sequence[Classifier]) -> None:
+    """Refuses a model whose classes, or their order, are others than those of a model before it.
+
+    Spellings may differ: another name at a place counts if the other model has the name elsewhere,
+    or if no name is the same.
+    """
+    for other in others:
+        if not (model.class_names and other.class_names):
+            continue
+        ours, theirs = _spelled(model.class_names), _spelled(other.class_names)
+        same = [name == wanted for name, wanted in zip(ours, theirs, strict=True)]
+        for place, name in enumerate(ours):
+            if not same[place] and (name in theirs or not any(same)):
+                raise ConvertError(
+                    f"class {place} of {model.source} is {model.class_names[place]!r}, but of "
+                    f"{other.source} {other.class_names[place]!r}: compare models of the same "
+                    "classes in the same order"
+                )
+
+
+def _spelled(names: Sequence[str]) -> list[str]:
+    """Names without what lists of the same classes differ in: case, synonyms, `_` for a space."""
+    return [name.split(",")[0].replace("_", " ").strip().casefold() for name in names]
 
 
 @dataclass
@@ -318,6 +346,17 @@ def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     right = scores[np.arange(len(labels)), labels][:, np.newaxis]
     before = np.arange(scores.shape[1]) < labels[:, np.newaxis]
     return np.sum((scores > right) | ((scores == right) & before), axis=1)
+
+
+def _check_writable(paths: Iterable[Path], folder: Path) -> None:
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ConvertError(
+                f"{folder}: rename {name!a}: the predictions are written in UTF-8"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ Errors are shown as usual; if the import fails, the held-back output is shown to
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -56,6 +57,9 @@ with contextlib.nullcontext() if _talkative else held_back():
     import tensorflow as tf
 
     tf.config.list_physical_devices()
+    if not _talkative:
+        # The Python side's warnings, such as of functions that it takes for one.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if "mobilenets" in sys.modules:
         # `light` may have postponed the library; a module of it that came first would be half
         # imported when the others ask for it.

@@ -16,7 +16,8 @@ class MobileNetError(ValueError):
 def without_operation(message: str) -> str:
     """A message of TensorFlow's on one line, without the operation that failed."""
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", message, flags=re.DOTALL)
-    return " ".join(text.split()).rstrip(".")
+    # The operation has no name.
+    return " ".join(text.split()).removesuffix(" name:").rstrip(".")
 
 
 def not_written(message: str) -> str:

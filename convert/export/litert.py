@@ -59,6 +59,8 @@ def write(
 ) -> str | None:
     """Writes a model's file and, beside it, the names of its classes, one a line.
 
+    Names that an earlier model left there go with it.
+
     Returns:
       `<file>.labels.txt`; None without names.
 
@@ -66,10 +68,15 @@ def write(
       ConvertError: The files cannot be written; nothing is left of them.
     """
     target = Path(file)
-    labels = labels_of(target)
     with written_beside(target) as folder:
-        (folder / target.name).write_bytes(content)
+        beside = folder / target.name
+        beside.write_bytes(content)
         if class_names:
             text = "".join(f"{name}\n" for name in class_names)
-            (folder / labels.name).write_text(text, encoding="utf-8")
-    return str(labels) if class_names else None
+            labels_of(beside).write_text(text, encoding="utf-8")
+    labels = labels_of(target)
+    if class_names:
+        return str(labels)
+    if labels.is_file():
+        labels.unlink()
+    return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -311,6 +313,53 @@ def test_models_that_do_not_compare(
     slim.export(MobileNet(variant, classes), other)
     with pytest.raises(ConvertError, match=one_line(message)):
         evaluate([inverse, other], pictures, csv=tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            list("abdcefg"),
+            r"class 2 of .*m.keras is 'd', but of .*classification 'c': compare models of",
+        ),
+        (
+            list("hijklmn"),
+            r"class 0 of .*m.keras is 'h', but of .*classification 'a': compare models of",
+        ),
+        (["A", "b", "c", "d, as in dog", "e", "other", "G"], None),
+        (None, None),
+    ],
+    ids=["another order", "others", "spelled otherwise", "unnamed"],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_names_of_classes_agree(
+    names: list | None, message: str | None, first: bool, brightness: Path, pictures: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    other = mobilenets.load(brightness).with_classes(7, class_names=names)
+    other.save(file := tmp_path / "m.keras")
+    models = [brightness, file] if not first else [file, brightness]
+    if message is None:
+        assert len(evaluate(models, pictures).models) == 2
+        return
+    if first:
+        message = message.partition(":")[2]
+    with pytest.raises(ConvertError, match=one_line(message)):
+        evaluate(models, pictures)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_name_that_the_predictions_cannot_hold(
+    brightness: Path, tmp_path: Path, command: Callable
+) -> None:
+    file = picture(tmp_path / "images" / "g" / "0.png", 255)
+    os.rename(file, os.fsencode(file.with_name("b")) + b"\xe9.png")
+    arguments = ("evaluate", brightness, "--images", tmp_path / "images")
+    assert command(*arguments)[0] == 0
+    code, _, error = command(*arguments, "--csv", tmp_path / "p.csv")
+    assert code == 2
+    assert error.endswith(r"rename 'g/b\udce9.png': the predictions are written in UTF-8" + "\n")
     assert not (tmp_path / "p.csv").exists()
 
 

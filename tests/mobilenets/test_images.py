@@ -309,6 +309,7 @@ def test_load_says_what_is_wrong_with_a_file(given, name: str, reason: str, tmp_
     assert line.count(str(path)) == 1
     assert "function_node" not in line
     assert "Op:" not in line
+    assert not line.endswith("name:")
 
 
 def test_load_says_what_is_wrong_with_bytes() -> None:

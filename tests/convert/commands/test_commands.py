@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import in_turn
+from programs import in_turn, writers
+from tiers import slow
 
 from convert.commands import commands
 
@@ -72,6 +74,14 @@ def test_nothing_but_our_own_progress(
             *("evaluate", converted, tmp_path / "m.tflite", "--images", photos),
             *("--csv", tmp_path / "predictions.csv"),
         ),
+        # TensorFlow takes functions that are made alike for one that is traced again and again.
+        "evaluate many": (
+            "evaluate",
+            converted,
+            *_copies(tmp_path / "copies", 6),
+            "--images",
+            photos,
+        ),
         "lite report": (
             *("lite", _quantops(tmp_path), "--output", tmp_path / "m.tflite"),
             *("--report", photos),
@@ -86,6 +96,43 @@ def test_nothing_but_our_own_progress(
     for name, output, error in zip([*commands, "its end"], outputs, errors, strict=True):
         assert output.strip() or name == "its end", name
         assert OUR_OWN.fullmatch(error), (name, error)
+
+
+def _copies(folder: Path, count: int) -> list[Path]:
+    """Prefixes of the sample's checkpoint in folders of its own."""
+    copies = [folder / str(i) for i in range(count)]
+    for copy in copies:
+        copy.mkdir(parents=True)
+        for file in SAMPLE.parent.glob(f"{SAMPLE.name}.*"):
+            shutil.copy(file, copy)
+    return [copy / SAMPLE.name for copy in copies]
+
+
+@pytest.mark.parametrize("output", ["/", slow("."), slow("..")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lite",
+        *map(slow, ("slim", "keras-weights", "features", "features as Parquet", "evaluate")),
+    ],
+)
+def test_a_file_needs_a_name(
+    name: str, output: str, tmp_path: Path, photos: Path, command: Callable, monkeypatch
+) -> None:
+    if name == "evaluate":
+        labels = ("--labels", SAMPLE.with_name("labels.txt"))
+        assert command("checkpoint", SAMPLE, *labels, "--output", tmp_path / "models")[0] == 0
+    given = writers(tmp_path / "models", photos, tmp_path / "out")[name]
+    (tmp_path / "empty" / "cwd").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "cwd")
+    place = next(i for i, each in enumerate(given) if each in ("--output", "--csv"))
+    arguments = [*given[: place + 1], output, *given[place + 2 :]]
+    code, _, error = command(*arguments)
+    assert code == 2
+    # Above may be the last state of a bar.
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in error
+    assert not list(Path().iterdir())
 
 
 def _quantops(folder: Path) -> Path:

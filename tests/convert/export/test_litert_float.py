@@ -430,6 +430,9 @@ class TestExport:
         assert done.labels == str(tmp_path / "new" / "m.tflite.labels.txt")
         with open(done.labels, encoding="utf-8") as file:
             assert file.read() == "background\nKäfer\nant\n"
+        again = export(MobileNet(model.variant, 3), tmp_path / "new" / "m.tflite")
+        assert again.labels is None
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.tflite"]
         assert done.bytes == (tmp_path / "new" / "m.tflite").stat().st_size
         assert (done.calibrated, done.comparison, done.interface) == (0, None, "float32")
 
