@@ -49,8 +49,11 @@ def publish(
       The index of the site, and what became of each module.
 
     Raises:
-      ConvertError: The site holds something else than its index says, or cannot be written.
+      ConvertError: The site holds something else than its index says, would lie in a module, or
+        cannot be written.
     """
+    for module in modules:
+        _check_apart(module, site)
     index = Index.read(site)
     for entry in index.modules:
         _check(site, entry)
@@ -69,6 +72,16 @@ def publish(
         done.append(published)
         on_module(published)
     return index, done
+
+
+def _check_apart(module: Module, site: Path) -> None:
+    """Refuses a site whose archives and pages would become files of the module."""
+    folder = module.folder.resolve()
+    if (site / module.variant.name / module.kind).resolve().is_relative_to(folder):
+        raise ConvertError(
+            f"{site} is no place for the site: archives and pages would lie among the files of "
+            f"{module.folder}; name another folder"
+        )
 
 
 def _check(site: Path, entry: Entry) -> None:

@@ -57,6 +57,20 @@ def test_two_sites_are_equal(
     ]
 
 
+@pytest.mark.parametrize("site", ["models", "models/{}", "models/{}/site", "to models"])
+def test_a_site_among_a_module_s_files_is_refused(
+    site: str, run: Callable[..., list[str]], module: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The layout of `convert checkpoint` is a site's."""
+    module(V1)
+    (tmp_path / "to models").symlink_to(tmp_path / "models")
+    before = files(tmp_path / "models")
+    with refused(f"lie among the files of .*{V1}/feature_vector; name another", ConvertError):
+        run(site.format(f"{V1}/feature_vector"))
+    assert files(tmp_path / "models") == before
+    assert run("models/site") == ["new"]
+
+
 def test_versions(
     module: Callable[..., Path],
     run: Callable[..., list[str]],
