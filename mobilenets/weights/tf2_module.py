@@ -39,9 +39,13 @@ _SLOT = "/.OPTIMIZER_SLOT/"
 # tf_keras.optimizers.legacy's.
 _OPTIMIZERS = ({"_iterations", "_learning_rate"}, {"iter", "decay"}, {"iter", "learning_rate"})
 
+# Where Keras 3's `model.export` lists every variable a second time.
+_COPIES = "_all_variables/"
+
 _LAYERS = "layers outside the network"
 _SLOTS = "optimizer slots"
 _DESCRIPTIONS = "descriptions of objects"
+_SECOND_LIST = "second list of the variables"
 
 
 def recognises(path: Path) -> bool:
@@ -103,7 +107,10 @@ def read(path: Path, source: str, selection: str) -> Weights:
         else:
             layers.append(variable)
     named = {variable.key for variable in saved}
-    leftovers[_DESCRIPTIONS] = [key for key in checkpoint.shapes if key not in named]
+    for key in checkpoint.shapes:
+        if key not in named:
+            category = _SECOND_LIST if key.startswith(_COPIES) else _DESCRIPTIONS
+            leftovers.setdefault(category, []).append(key)
 
     shapes = {name: checkpoint.shapes[key] for name, key in keys.items()}
     logits = _logits(family, shapes, layers, checkpoint)
@@ -153,6 +160,11 @@ class _Variable:
     dtype: str
     place: _Place | None
 
+    @property
+    def listed(self) -> bool:
+        """Whether it is held by a list, as in Keras 3's exports, not by its layer."""
+        return self.place is not None and self.place.attribute.isdigit()
+
 
 class _Place(NamedTuple):
     """The number of the object that holds an object, and the name of the attribute there."""
@@ -192,7 +204,15 @@ def _saved(checkpoint: Checkpoint) -> list[_Variable]:
             f"{checkpoint.source}: the object graph refers to missing variables: "
             f"{first_few(missing)}; copy or download it again"
         )
-    return list(variables.values())
+    return _without_copies(list(variables.values()))
+
+
+def _without_copies(variables: list[_Variable]) -> list[_Variable]:
+    """The variables without Keras's second list of them, if it has nothing of its own."""
+    copies = [each for each in variables if each.key.startswith(_COPIES)]
+    others = [each for each in variables if not each.key.startswith(_COPIES)]
+    listed = {(each.name, each.shape) for each in others}
+    return others if all((each.name, each.shape) in listed for each in copies) else variables
 
 
 def _places(graph: trackable_object_graph_pb2.TrackableObjectGraph) -> dict[int, _Place]:
@@ -248,18 +268,29 @@ def _logits(
     features = shapes.get(f"{scope}/{last}/weights", (0,))[-1]
     if f"{logits}/weights" in shapes:
         return {}
-    # Keras 3 tracks a Dense layer's kernel as `_kernel`.
-    parts = {re.sub("^_", "", each.place.attribute): each for each in layers if each.place}
+    parts = {_part(each): each for each in layers}
     if len(layers) != 2 or parts.keys() != {"kernel", "bias"}:
         return {}
     kernel, bias = parts["kernel"], parts["bias"]
     one = kernel.place and bias.place and kernel.place.owner == bias.place.owner
+    if kernel.listed:
+        one = kernel.name.rpartition("/")[0] == bias.name.rpartition("/")[0]
     if not one or len(bias.shape) != 1 or kernel.shape != (features, *bias.shape):
         return {}
     return {
         f"{logits}/weights": (kernel.key, (1, 1, *kernel.shape)),
         f"{logits}/biases": (bias.key, bias.shape),
     }
+
+
+def _part(variable: _Variable) -> str | None:
+    """What a variable is in its layer, such as `kernel`; None for an optimizer's own variable."""
+    if variable.place is None:
+        return None
+    if variable.listed:
+        return variable.name.rpartition("/")[2]
+    # Keras 3 tracks a Dense layer's kernel as `_kernel`.
+    return re.sub("^_", "", variable.place.attribute)
 
 
 def _saved_model_of(checkpoint: Checkpoint) -> Path | None:

@@ -318,6 +318,32 @@ class TestOurOwnInKeras3:
             assert len(found.leftovers["optimizer slots"]) == 2 * 83 + 2
             assert accounted(found)
 
+    @pytest.mark.parametrize("classes", [None, 3])
+    def test_exported_by_keras(self, tmp_path: Path, randomise: Callable, classes: int) -> None:
+        """`model.export` lists every variable twice."""
+        network = randomise(mobilenets.MobileNet("mobilenet_v1_025_32", classes))
+        model = network
+        expected = values_of(network)
+        if classes is None:
+            dense = keras.layers.Dense(2)
+            model = keras.Sequential([keras.Input((32, 32, 3)), network, dense])
+            kernel, bias = dense.get_weights()
+            expected |= {f"{LOGITS}/weights": kernel[None, None], f"{LOGITS}/biases": bias}
+        model(np.zeros((1, 32, 32, 3), np.float32))
+        model.export(tmp_path / "exported", verbose=False)
+        loaded = mobilenets.load(tmp_path / "exported")
+        assert loaded.num_classes == (classes or 2)
+        assert equal(values_of(loaded), expected)
+        with weights.open(tmp_path / "exported") as found:
+            assert accounted(found)
+
+    def test_two_exported_by_keras(self, tmp_path: Path) -> None:
+        inputs = keras.Input((32, 32, 3))
+        two = [mobilenets.MobileNet("mobilenet_v1_025_32", name=name)(inputs) for name in "ab"]
+        keras.Model(inputs, two).export(tmp_path / "exported", verbose=False)
+        with refused("holds several MobileNets"):
+            mobilenets.load(tmp_path / "exported")
+
 
 class TestErrors:
     def test_averages_cannot_be_given(self, module: Callable[..., Path]) -> None:
