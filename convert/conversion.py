@@ -280,12 +280,11 @@ def verify_module(
       MobileNetError: The module or the checkpoint cannot be read, or they differ.
     """
     directory = Path(directory)
-    try:
-        parity = json.loads((directory / PARITY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ConvertError(
-            f"{directory} is not a converted module: it has no readable {PARITY}"
-        ) from None
+    if not directory.exists():
+        raise ConvertError(f"{directory}: no such folder")
+    parity = _parity(directory)
+    if not {"source", "weights", "fingerprint"} <= parity.keys():
+        raise ConvertError(f"{directory} is not a converted module: it has no readable {PARITY}")
     with open_weights(source or parity["source"], parity["weights"]) as found:
         if found.fingerprint != parity["fingerprint"]:
             raise ConvertError(

@@ -121,7 +121,8 @@ class Weights:
             raise WeightsError(
                 f"{self.source} takes {self.image_size}-pixel images, where keras.applications "
                 "pads odd activations otherwise than this network, whose outputs would differ: "
-                "give the image size or the variant to take the weights nevertheless"
+                "give the image size or the variant to take the weights nevertheless",
+                "image_size",
             )
         return identify(
             source=self.source,

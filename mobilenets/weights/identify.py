@@ -155,7 +155,8 @@ def identify(
     if size is None:
         raise WeightsError(
             f"{source} is {_title(family)} with depth multiplier {multiplier:g}, but its image "
-            "size is unknown: give the image size or the variant"
+            "size is unknown: give the image size or the variant",
+            "image_size",
         )
     try:
         return Variant(family, multiplier, size, quantized)

@@ -108,7 +108,7 @@ def read(path: Path, source: str, selection: str) -> Weights:
         entries=len(saved.shapes),
         image_size=size,
         settings=keras_config.settings(saved.config) if saved.config else {},
-        pads_as_slim=size is None or keras_config.pads_as_slim(saved.config, size),
+        pads_as_slim=not (saved.config and size) or keras_config.pads_as_slim(saved.config, size),
         class_names=_class_names(saved, network, classifier, shapes.get(biases)),
         read=values,
         digest=lambda: _digest(path, source),

@@ -24,7 +24,7 @@ from mobilenets.variants import Variant
 from mobilenets.weights import bundle
 from mobilenets.weights.bundle import Checkpoint
 from mobilenets.weights.contents import Weights
-from mobilenets.weights.errors import WeightsError, first_few
+from mobilenets.weights.errors import NoMobileNetError, WeightsError, first_few
 from mobilenets.weights.identify import family_of, is_variable
 
 __all__ = ["EXPECTED", "read", "recognises"]
@@ -83,6 +83,12 @@ def read(path: Path, source: str, selection: str) -> Weights:
     checkpoint = Checkpoint(bundle.find(path, source), source)
     saved = _saved(checkpoint)
     folder = _saved_model_of(checkpoint)
+    # TensorFlow counts what it saved.
+    if folder and all(variable.shape == () for variable in saved):
+        raise NoMobileNetError(
+            f"{source} has no variables, like a module for serving: give the module or the weights "
+            "that it was made from"
+        )
     family = family_of(
         source, (each.name for each in saved), "a MobileNet's TensorFlow 2 checkpoint"
     )

@@ -241,7 +241,10 @@ def test_verifying_against_another_checkpoint(copied, tmp_path):
         verify_module(copied, tmp_path / "x.ckpt")
 
 
-def test_verifying_what_is_no_module(tmp_path):
+@pytest.mark.parametrize("parity", [None, "{", "[]", '{"source": "x"}'])
+def test_verifying_what_is_no_module(parity, tmp_path):
+    if parity:
+        (tmp_path / "parity.json").write_text(parity)
     with pytest.raises(ConvertError, match="is not a converted module"):
         verify_module(tmp_path)
 

@@ -109,6 +109,7 @@ def test_convert_then_verify(command, source, tmp_path, monkeypatch, quick_conve
         ),
         (("checkpoint", "{source}", "--output", "/dev/null"), "/dev/null"),
         (("verify", "{tmp}"), "is not a converted module"),
+        (("verify", "{tmp}/absent"), "absent: no such folder"),
         (
             ("all", "--checkpoints", "{tmp}", "--output", "{tmp}", "--only", "x"),
             "x matches no published variant",
@@ -124,6 +125,19 @@ def test_mistakes_are_one_line(command, source, tmp_path, arguments, message):
     assert message in err
     assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_an_unknown_image_size_names_the_option(command, tmp_path):
+    bundle.write(
+        tmp_path / "m.ckpt",
+        {
+            name: variable.numpy()
+            for name, variable in MobileNet("mobilenet_v1_025_32", 3).slim_variables.items()
+        },
+    )
+    code, _, err = command("checkpoint", tmp_path / "m.ckpt", "--output", tmp_path / "out")
+    assert code == 2
+    assert err.endswith("give the image size or the variant (--image-size PIXELS)\n")
 
 
 @pytest.mark.parametrize("empty", ["", " "])

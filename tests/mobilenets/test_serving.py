@@ -13,10 +13,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
 import tf_keras
+from refusals import refused
 from tiers import first_fast
 
 import mobilenets
-from mobilenets import MobileNet, MobileNetError, Variant
+from mobilenets import MobileNet, MobileNetError, Variant, weights
 
 VARIANTS = [
     Variant("mobilenet_v2", 0.35, 32),
@@ -133,6 +134,9 @@ def test_training_says_which_module_to_take(folder: Path, random_images: Callabl
 def test_load_refuses_it(folder: Path) -> None:
     with pytest.raises(MobileNetError, match=r"module is a module for serving, without variables"):
         mobilenets.load(folder)
+    message = "module has no variables, like a module for serving: give the module or the weights"
+    with refused(message), weights.open(folder):
+        pass
 
 
 def test_it_is_replaced_by_a_trainable_one(quick_save: None, folder: Path, tmp_path: Path) -> None:

@@ -548,7 +548,7 @@ class TestOurOwn:
         assert (found.leftovers, found.unknown) == ({}, {})
         assert_equal(values, {k: v.numpy() for k, v in model.slim_variables.items()})
 
-    @pytest.mark.parametrize("around", [False, True], ids=["alone", "within"])
+    @pytest.mark.parametrize("around", first_fast([False, True]))
     def test_settings_are_those_of_the_file(self, tmp_path: Path, around: bool) -> None:
         settings = {"batch_norm_momentum": 0.9, "dropout_rate": 0.5}
         variant = Variant("mobilenet_v1", 0.25, 32)

@@ -318,7 +318,7 @@ class TestOurOwnInKeras3:
             assert len(found.leftovers["optimizer slots"]) == 2 * 83 + 2
             assert accounted(found)
 
-    @pytest.mark.parametrize("classes", [None, 3])
+    @pytest.mark.parametrize("classes", first_fast([None, 3]))
     def test_exported_by_keras(self, tmp_path: Path, randomise: Callable, classes: int) -> None:
         """`model.export` lists every variable twice."""
         network = randomise(mobilenets.MobileNet("mobilenet_v1_025_32", classes))
@@ -337,6 +337,7 @@ class TestOurOwnInKeras3:
         with weights.open(tmp_path / "exported") as found:
             assert accounted(found)
 
+    @pytest.mark.slow
     def test_two_exported_by_keras(self, tmp_path: Path) -> None:
         inputs = keras.Input((32, 32, 3))
         two = [mobilenets.MobileNet("mobilenet_v1_025_32", name=name)(inputs) for name in "ab"]
