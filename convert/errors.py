@@ -8,16 +8,7 @@ from mobilenets.errors import MobileNetError
 
 
 class ConvertError(MobileNetError):
-    """A conversion failed; the message is one line: what is wrong, where, and what to do.
-
-    Attributes:
-      argument: The function's argument that is at fault or would help. The command line appends
-        its option of that name to the message; None appends nothing.
-    """
-
-    def __init__(self, message: str, argument: str | None = None) -> None:
-        super().__init__(message)
-        self.argument = argument
+    """A conversion failed; the message is one line: what is wrong, where, and what to do."""
 
 
 def first_line(error: BaseException) -> str:

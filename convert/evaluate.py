@@ -23,7 +23,7 @@ from . import classifiers
 from .classifiers import Classifier
 from .errors import ConvertError
 from .files import load_images, written_beside
-from .labelled import Labelled, labelled
+from .labelled import Labelled, comparable, labelled
 
 __all__ = ["Compared", "Evaluated", "Evaluation", "Loss", "evaluate", "paired_interval"]
 
@@ -236,8 +236,8 @@ def _check_names(model: Classifier, others: Sequence[Classifier]) -> None:
 
 
 def _spelled(names: Sequence[str]) -> list[str]:
-    """Names without what lists of the same classes differ in: case, synonyms, `_` for a space."""
-    return [name.split(",")[0].replace("_", " ").strip().casefold() for name in names]
+    """Names without what lists of the same classes differ in: spelling, and further synonyms."""
+    return [comparable(name.split(",")[0]) for name in names]
 
 
 @dataclass

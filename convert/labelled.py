@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import ConvertError
 from .image_files import images_in, is_image
 
-__all__ = ["Labelled", "labelled", "synsets"]
+__all__ = ["Labelled", "comparable", "labelled", "synsets"]
 
 _SYNSET = re.compile(r"n\d{8}")
 _ILSVRC_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+", re.IGNORECASE)
@@ -86,16 +86,16 @@ def _positions(
     folder: Path, found: list[str], num_classes: int, class_names: Sequence[str] | None
 ) -> tuple[dict[str, int], str]:
     """The position among the logits of each folder's class, and how it was recognised."""
-    names = [_comparable(name) for name in class_names or ()]
-    unknown = [name for name in found if _comparable(name) not in names]
+    names = [comparable(name) for name in class_names or ()]
+    unknown = [name for name in found if comparable(name) not in names]
     if not unknown:
         for name in found:
-            if names.count(_comparable(name)) > 1:
+            if names.count(comparable(name)) > 1:
                 raise ConvertError(
                     f"{folder / name}: several classes have that name; name the folders "
                     "after the positions of the classes among the logits"
                 )
-        return {name: names.index(_comparable(name)) for name in found}, "folders by name"
+        return {name: names.index(comparable(name)) for name in found}, "folders by name"
     if all(name.isdecimal() for name in found):
         return _numbers(folder, found, num_classes), "folders by position"
     if all(_SYNSET.fullmatch(name) for name in found):
@@ -129,7 +129,8 @@ def _numbers(folder: Path, found: list[str], num_classes: int) -> dict[str, int]
     return numbers
 
 
-def _comparable(name: str) -> str:
+def comparable(name: str) -> str:
+    """A class name without what people and folders write differently: `_` for a space, case."""
     return " ".join(name.replace("_", " ").split()).casefold()
 
 

@@ -10,7 +10,15 @@ class MobileNetError(ValueError):
 
     The message says what is wrong, where, and what to do. Failures of the operating system and
     wrong arguments in a program raise Python's own `OSError`, `ValueError` and `TypeError`.
+
+    Attributes:
+      argument: The function's argument that is at fault or would help. The command line appends
+        its option of that name to the message; None appends nothing.
     """
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 def without_operation(message: str) -> str:

@@ -32,7 +32,10 @@ from mobilenets.variants import Variant
 from mobilenets.weight_limits import limit_weights
 from mobilenets.weight_rounding import round_weights
 
-__all__ = ["MobileNet"]
+__all__ = ["SHARES", "MobileNet"]
+
+SHARES = ("batch_norm_momentum", "activation_range_momentum", "dropout_rate")
+"""Arguments of `MobileNet` that are in [0, 1]."""
 
 # Of `2 x - 1`, over a batch of images x.
 _MEAN_SQUARE = 2.0
@@ -71,8 +74,9 @@ class MobileNet(Part, keras.Model):
 
     Raises:
       ValueError: The variant does not exist; the number of classes is not 1 or more, or differs
-        from the number of names; a momentum or the dropout rate is not in [0, 1]; the variant is
-        quantized, with another dtype than float32; or the weights are not float32.
+        from the number of names; the names are one text; a momentum or the dropout rate is not in
+        [0, 1]; the variant is quantized, with another dtype than float32; or the weights are not
+        float32.
     """
 
     def __init__(
@@ -122,7 +126,7 @@ class MobileNet(Part, keras.Model):
         # As given: a variable's value may change.
         self.batch_norm_momentum = batch_norm_momentum
         self.activation_range_momentum = activation_range_momentum
-        for name in ("dropout_rate", "batch_norm_momentum", "activation_range_momentum"):
+        for name in SHARES:
             share(name, getattr(self, name))
         self.blocks: list[keras.layers.Layer] = [
             block(row, scope, variant.quantized, self.dtype_policy)

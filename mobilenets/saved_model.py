@@ -23,7 +23,7 @@ from mobilenets import weights
 from mobilenets.canonical import canonicalize
 from mobilenets.errors import MobileNetError, not_written
 from mobilenets.layers import MOMENTUM
-from mobilenets.model import MobileNet
+from mobilenets.model import SHARES, MobileNet
 from mobilenets.parts import L2, asserted
 from mobilenets.quantization import RANGE_MOMENTUM
 from mobilenets.variants import Variant
@@ -46,8 +46,6 @@ _CLASS_NAMES = "class_names.txt"
 _IMAGE_SIZE = "size"
 _IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32, name="inputs")
 _SERVING = "serving"
-# Settings that are shares of 1.
-_SHARES = ("batch_norm_momentum", "activation_range_momentum", "dropout_rate")
 _NOT_TRAINABLE = (
     "this module is for serving and cannot be trained: take the module that it was made from, or "
     "mobilenets.save(model, folder) without trainable=False"
@@ -428,9 +426,9 @@ def _contents(path: Path, arguments: dict[str, Any]) -> tuple[Variant, dict[str,
     """The network that a module's configuration speaks of, and the variables' values for it."""
     try:
         variant = Variant(**arguments["variant"])
-        shares = [arguments.get(name) for name in _SHARES]
+        shares = [arguments.get(name) for name in SHARES]
         if not all(share is None or 0 <= share <= 1 for share in shares):
-            raise ValueError(f"{', '.join(_SHARES)} must be in [0, 1]")
+            raise ValueError(f"{', '.join(SHARES)} must be in [0, 1]")
         names = arguments.get("class_names")
         if not (names is None or isinstance(names, list)):
             raise ValueError("class_names must be a list")

@@ -8,15 +8,7 @@ __all__ = ["NoMobileNetError", "WeightsError", "first_few", "shape_text"]
 
 
 class WeightsError(MobileNetError):
-    """Weights cannot be used; the message says what is wrong, where, and what to do.
-
-    Attributes:
-      argument: The function's argument that is at fault or would help; None without one.
-    """
-
-    def __init__(self, message: str, argument: str | None = None) -> None:
-        super().__init__(message)
-        self.argument = argument
+    """Weights cannot be used; the message says what is wrong, where, and what to do."""
 
 
 class NoMobileNetError(WeightsError):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mobilenets.model import SHARES
+
 __all__ = [
     "class_names",
     "image_size",
@@ -19,8 +21,6 @@ __all__ = [
 _Config = Mapping[str, Any]
 
 _OURS = "MobileNet"
-# Its shares: each is in [0, 1].
-_SETTINGS = ("batch_norm_momentum", "activation_range_momentum", "dropout_rate")
 _NETWORK = ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "KerasLayer", _OURS)
 # Allowed between features and classifier: mean pooling, and layers without effect in inference.
 _NEUTRAL = (
@@ -122,7 +122,7 @@ def settings(config: _Config) -> dict[str, float]:
     """Momenta and dropout rate of this package's MobileNet, as its arguments; empty without any."""
     for leaf in _leaves(config):
         if _class(leaf) == _OURS:
-            found = {name: _inner(leaf).get(name) for name in _SETTINGS}
+            found = {name: _inner(leaf).get(name) for name in SHARES}
             return {
                 name: value
                 for name, value in found.items()

@@ -166,11 +166,6 @@ class _Variable:
     dtype: str
     place: _Place | None
 
-    @property
-    def listed(self) -> bool:
-        """Whether it is held by a list, as in Keras 3's exports, not by its layer."""
-        return self.place is not None and self.place.attribute.isdigit()
-
 
 class _Place(NamedTuple):
     """The number of the object that holds an object, and the name of the attribute there."""
@@ -275,12 +270,11 @@ def _logits(
     if f"{logits}/weights" in shapes:
         return {}
     parts = {_part(each): each for each in layers}
-    if len(layers) != 2 or parts.keys() != {"kernel", "bias"}:
+    named = {part[1]: each for part, each in parts.items() if part}
+    if len(layers) != 2 or named.keys() != {"kernel", "bias"}:
         return {}
-    kernel, bias = parts["kernel"], parts["bias"]
-    one = kernel.place and bias.place and kernel.place.owner == bias.place.owner
-    if kernel.listed:
-        one = kernel.name.rpartition("/")[0] == bias.name.rpartition("/")[0]
+    one = len({part[0] for part in parts if part}) == 1
+    kernel, bias = named["kernel"], named["bias"]
     if not one or len(bias.shape) != 1 or kernel.shape != (features, *bias.shape):
         return {}
     return {
@@ -289,14 +283,17 @@ def _logits(
     }
 
 
-def _part(variable: _Variable) -> str | None:
-    """What a variable is in its layer, such as `kernel`; None for an optimizer's own variable."""
+def _part(variable: _Variable) -> tuple[int | str, str] | None:
+    """A variable's layer, and what it is there, such as `kernel`; None for an optimizer's own."""
     if variable.place is None:
         return None
-    if variable.listed:
-        return variable.name.rpartition("/")[2]
+    owner, attribute = variable.place
+    if attribute.isdigit():
+        # In a list, as in Keras 3's exports: the name says what it is.
+        scope, _, name = variable.name.rpartition("/")
+        return scope, name
     # Keras 3 tracks a Dense layer's kernel as `_kernel`.
-    return re.sub("^_", "", variable.place.attribute)
+    return owner, re.sub("^_", "", attribute)
 
 
 def _saved_model_of(checkpoint: Checkpoint) -> Path | None:

@@ -14,7 +14,7 @@ from convert import batch, verify
 from convert.__main__ import main
 from convert.batch import Outcome
 from convert.commands import commands
-from convert.export import bundle
+from convert.export import bundle, slim
 from convert.verify import Parity
 from mobilenets import MobileNet, Variant
 
@@ -128,13 +128,7 @@ def test_mistakes_are_one_line(command, source, tmp_path, arguments, message):
 
 
 def test_an_unknown_image_size_names_the_option(command, tmp_path):
-    bundle.write(
-        tmp_path / "m.ckpt",
-        {
-            name: variable.numpy()
-            for name, variable in MobileNet("mobilenet_v1_025_32", 3).slim_variables.items()
-        },
-    )
+    slim.export(MobileNet("mobilenet_v1_025_32", 3), tmp_path / "m.ckpt")
     code, _, err = command("checkpoint", tmp_path / "m.ckpt", "--output", tmp_path / "out")
     assert code == 2
     assert err.endswith("give the image size or the variant (--image-size PIXELS)\n")
